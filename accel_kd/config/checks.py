@@ -1,0 +1,152 @@
+"""Rules across sections, checked before anything heavy loads: each impossible pairing is refused with its way out."""
+
+from __future__ import annotations
+
+import os
+
+from accel_kd.config.schema import FinetuneConfig, ObjectiveConfig, RunConfig, TrainingConfig
+from accel_kd.errors import UserError
+
+
+def launched_world_size() -> int:
+    """Ranks that the launcher says it started: `WORLD_SIZE` of torchrun and `accelerate launch`, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def accumulation_steps(training: TrainingConfig, world_size: int) -> int:
+    """Micro-batches a rank and optimizer step: batch_size / (micro_batch_size * world_size).
+
+    Raises:
+        UserError: the division leaves a remainder; the message gives the values that would do.
+    """
+    batch_size, micro = training.batch_size, training.micro_batch_size
+    if batch_size % world_size:
+        raise UserError(
+            f"training.batch_size: {batch_size} does not divide by the {world_size} ranks; "
+            f"{_neighbours(batch_size, world_size)} would"
+        )
+    if micro is None:
+        return 1
+    if batch_size % (micro * world_size):
+        share = batch_size // world_size
+        fitting = [str(size) for size in range(1, share + 1) if share % size == 0]
+        raise UserError(
+            f"training.micro_batch_size: {micro} examples on each of {world_size} ranks do not divide "
+            f"training.batch_size {batch_size}; micro_batch_size may be {', '.join(fitting)}, "
+            f"or batch_size {_neighbours(batch_size, micro * world_size)}"
+        )
+    return batch_size // (micro * world_size)
+
+
+def finetune_training(training: TrainingConfig, finetune: FinetuneConfig) -> TrainingConfig:
+    """The training settings of the teacher's fine-tuning: `finetune`'s where it has them, else `training`'s."""
+    given = {name: value for name, value in finetune.model_dump().items() if value is not None}
+    if finetune.epochs is not None and finetune.max_steps is None:
+        # A cap on the student's steps must not cap a teacher that was given epochs of its own.
+        given["max_steps"] = None
+    return training.model_copy(update=given)
+
+
+def needs_teacher_signal(objective: ObjectiveConfig) -> bool:
+    """Whether any part of the loss reads the teacher."""
+    if objective.terms is not None:
+        return any(term.type != "hard_label" and term.weight > 0 for term in objective.terms)
+    return objective.alpha < 1.0
+
+
+def needs_labels(objective: ObjectiveConfig) -> bool:
+    """Whether any part of the loss reads the labels."""
+    if objective.terms is not None:
+        return any(term.type == "hard_label" and term.weight > 0 for term in objective.terms)
+    return objective.alpha > 0.0
+
+
+def check(config: RunConfig) -> None:
+    """Raises `UserError` for the first rule that `config` breaks."""
+    _check_models(config)
+    _check_objective(config.objective)
+    _check_teacher_is_used(config)
+    _check_data(config)
+    world_size = launched_world_size()
+    accumulation_steps(config.training, world_size)
+    if config.teacher.finetune is not None:
+        try:
+            accumulation_steps(finetune_training(config.training, config.teacher.finetune), world_size)
+        except UserError as error:
+            raise UserError(f"in teacher.finetune, {error}") from error
+
+
+def _neighbours(value: int, divisor: int) -> str:
+    """The multiples of `divisor` beside `value`."""
+    below, above = value // divisor * divisor, (value // divisor + 1) * divisor
+    return f"{below} or {above}" if below else str(above)
+
+
+def _check_models(config: RunConfig) -> None:
+    student, teacher = config.student, config.teacher
+    if student.init == "teacher_layers":
+        if teacher.model is None:
+            raise UserError("student.init: teacher_layers copies from a teacher, but teacher.model is not set")
+        if student.model is not None:
+            raise UserError(
+                f"student.model: {student.model!r} would not be used, since student.init is teacher_layers; "
+                "leave one of the two out"
+            )
+    elif student.model is None:
+        raise UserError(f"student.model: missing; student.init {student.init} needs it (or set teacher_layers)")
+    if student.layers is not None and student.init != "teacher_layers":
+        raise UserError(f"student.layers: chooses layers of the teacher, but student.init is {student.init}")
+    if isinstance(student.layers, list) and sorted(set(student.layers)) != student.layers:
+        raise UserError(f"student.layers: {student.layers} must rise without repeats, as in [0, 2, 5]")
+    if isinstance(student.layers, list) and not student.layers:
+        raise UserError("student.layers: [] keeps no layer; name at least one, as in [0, 2, 5]")
+
+
+def _check_objective(objective: ObjectiveConfig) -> None:
+    given = objective.model_fields_set
+    if objective.terms is not None:
+        beside = sorted(given & {"alpha", "temperature", "divergence", "beta", "label_smoothing"})
+        if beside:
+            raise UserError(f"objective.{beside[0]}: does not act beside objective.terms; set it within a term")
+        names = [term.type for term in objective.terms]
+        if len(set(names)) < len(names):
+            raise UserError(f"objective.terms: a type stands twice in {names}; add up their weights")
+        if not (needs_labels(objective) or needs_teacher_signal(objective)):
+            raise UserError("objective.terms: every weight is 0, so there is nothing to train on")
+        return
+    if objective.divergence == "logit_mse" and "temperature" in given:
+        raise UserError("objective.temperature: does not act on the divergence logit_mse; leave it out")
+    if objective.divergence != "jensen_shannon" and "beta" in given:
+        raise UserError(
+            f"objective.beta: acts on jensen_shannon only, and objective.divergence is {objective.divergence}"
+        )
+    if objective.alpha == 0.0 and objective.label_smoothing > 0.0:
+        raise UserError("objective.label_smoothing: does not act where objective.alpha is 0 (no hard labels)")
+
+
+def _check_teacher_is_used(config: RunConfig) -> None:
+    needed = needs_teacher_signal(config.objective)
+    if needed and config.teacher.model is None:
+        raise UserError("teacher.model: missing; the objective needs a teacher (objective.alpha=1 trains without one)")
+    if config.run.control and not needed:
+        raise UserError("run.control: trains the student without a teacher, which this objective already does")
+    copies = config.student.init == "teacher_layers"
+    if config.teacher.finetune is not None and not (needed or copies):
+        raise UserError(
+            "teacher.finetune: the teacher would be fine-tuned and then not used, since objective.alpha is 1"
+        )
+
+
+def _check_data(config: RunConfig) -> None:
+    data = config.data
+    partly = data.labelled_fraction < 1.0
+    if (partly or data.allow_unlabelled) and not needs_teacher_signal(config.objective):
+        setting = "labelled_fraction" if partly else "allow_unlabelled"
+        raise UserError(f"data.{setting}: rows without a label need a teacher to learn from, and objective.alpha is 1")
+    columns = [data.text, data.label] + ([data.text_pair] if data.text_pair else [])
+    if len(set(columns)) < len(columns):
+        raise UserError(f"data.text, data.text_pair and data.label must be different columns; found {columns}")
+    if data.label_names is not None and len(set(data.label_names)) < len(data.label_names):
+        raise UserError("data.label_names: a name stands twice")
+    if data.out_of_scope is not None and data.label_names is not None and data.out_of_scope not in data.label_names:
+        raise UserError(f"data.out_of_scope: {data.out_of_scope!r} is not among data.label_names")

@@ -1,0 +1,167 @@
+"""Recipe file plus `dotted.key=value` overrides, to a checked `RunConfig`; every mistake is one line.
+
+recipe name or path -> YAML (duplicate keys refused) -> overrides -> schema -> rules across sections
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from accel_kd.config.checks import check
+from accel_kd.config.schema import RunConfig
+from accel_kd.errors import UserError
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are shipped with the package."""
+    folder = resources.files("accel_kd") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_text(recipe: str) -> str:
+    """The text of a shipped recipe, or of the YAML file at that path.
+
+    Raises:
+        UserError: there is neither.
+    """
+    names = recipe_names()
+    if recipe in names:
+        return (resources.files("accel_kd") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    path = Path(recipe)
+    if not path.is_file():
+        hint = _did_you_mean(recipe, names)
+        raise UserError(f"recipe: {recipe!r} is neither a file nor a shipped recipe ({', '.join(names)}){hint}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe: {recipe!r} cannot be read as text: {error}") from error
+
+
+def load_recipe(recipe: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """The checked configuration of `recipe` with `overrides`, each `dotted.key=value` with a YAML value.
+
+    Raises:
+        UserError: unreadable, not YAML, an unknown key, a value that a setting cannot take, or settings that
+            contradict each other.
+    """
+    settings = _parse_yaml(recipe_text(recipe), f"recipe {recipe!r}")
+    if not isinstance(settings, dict):
+        raise UserError(f"recipe: {recipe!r} holds {type(settings).__name__}, not sections with settings")
+    for override in overrides:
+        _apply(settings, override)
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item) for item in error.errors())) from error
+    if config.run.directory is None:
+        run = config.run.model_copy(update={"directory": f"runs/{Path(recipe).stem}"})
+        config = config.model_copy(update={"run": run})
+    check(config)
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Every setting of `config`, defaults included, as a recipe that gives the same run."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_unset=False), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; here that is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a section", node.start_mark, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{source} is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not valid YAML: {error}") from error
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    """Writes one `dotted.key=value` into `settings`."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"{override!r} is not an override: write section.setting=value, as in training.epochs=3")
+    section = settings
+    for part in parts[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        if not isinstance(section[part], dict):
+            raise UserError(f"{key}: {part} is a setting, not a section")
+        section = section[part]
+    section[parts[-1]] = _parse_yaml(text, f"the value of {key}")
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as one line: the setting, what was found, what it may be."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        return f"{'.'.join(location)}: unknown{_near_miss(location)}"
+    if item["type"] == "missing":
+        return f"{'.'.join(location)}: missing; this setting is required"
+    found = item["input"]
+    # What a section holds can be long; what a setting holds is shown.
+    shown = f"; found {found!r}" if not isinstance(found, (dict, list)) else ""
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{'.'.join(location)}: {message}{shown}"
+
+
+def _near_miss(location: list[str]) -> str:
+    """Names the setting that was probably meant: in the same section, or the same name in another one."""
+    wanted = location[-1]
+    section = _section_at(location[:-1])
+    siblings = list(section.model_fields) if section is not None else []
+    if hint := _did_you_mean(wanted, siblings):
+        return hint
+    elsewhere = [f"{name}.{wanted}" for name, fields in _settings_by_section().items() if wanted in fields]
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return f"; known here: {', '.join(siblings)}" if siblings else ""
+
+
+def _did_you_mean(wanted: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _settings_by_section() -> dict[str, list[str]]:
+    sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    return {name: list(typing.cast(type[BaseModel], section).model_fields) for name, section in sections.items()}
+
+
+def _section_at(location: list[str]) -> type[BaseModel] | None:
+    """The section class that the keys in `location` lead to."""
+    section: type[BaseModel] = RunConfig
+    for key in location:
+        field = section.model_fields.get(key)
+        if field is None:
+            # Lists of terms: pydantic puts the index and the discriminator's value into the location.
+            continue
+        candidates = [field.annotation, *typing.get_args(field.annotation)]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return None
+        section = nested[0]
+    return section

@@ -1,0 +1,276 @@
+"""Every setting of a recipe, its type, its default and its meaning. Rules across sections are in `checks`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+
+Fraction = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[FiniteFloat, Field(gt=0.0, le=1.0)]
+Positive = Annotated[FiniteFloat, Field(gt=0.0)]
+NonNegative = Annotated[FiniteFloat, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _spell_out_no(value: Any) -> Any:
+    """YAML reads a bare `no` as false."""
+    return "no" if value is False else value
+
+
+class Section(BaseModel):
+    """A section refuses unknown keys; a docstring under a field is its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TaskConfig(Section):
+    type: Literal["sequence_classification"] = "sequence_classification"
+    """What is distilled: one label for a text or a pair of texts."""
+
+
+class SplitNames(Section):
+    train: str = "train"
+    """The source's name of the split that is trained on."""
+    validation: str | None = "validation"
+    """The split that is evaluated while training; null, or absent in the source: cut from train."""
+    test: str | None = "test"
+    """The split that is scored once at the end; null, or absent in the source: none."""
+
+
+class DataConfig(Section):
+    path: str
+    """A file (csv, json, jsonl, parquet), a folder (of such files, or of `save_to_disk`), a CLINC150 JSON file,
+    `package:NAME/FOLDER` inside an installed package, or a Hub id."""
+    name: str | None = None
+    """The Hub data set's configuration, for instance `plus`."""
+    revision: str | None = None
+    """The Hub data set's commit, tag or branch."""
+    splits: SplitNames = SplitNames()
+    """What the source calls the three splits."""
+    text: str = "text"
+    """The column that holds the text."""
+    text_pair: str | None = None
+    """The column that holds the second text of a pair."""
+    label: str = "label"
+    """The column that holds the label: a name, or an integer."""
+    label_names: list[str] | None = None
+    """The labels in order, where the data do not bring them; without: the data's own, sorted, or the teacher's."""
+    out_of_scope: str | None = None
+    """The label that stands for "none of the others": accuracy in scope and its recall are then reported apart."""
+    max_length: Count = 128
+    """Tokens an example is cut to."""
+    max_train_examples: Count | None = None
+    """Train on this many examples only, drawn by their content, whatever their order."""
+    labelled_fraction: OpenFraction = 1.0
+    """Keep the labels of this share of the train examples only; the others take part in the distillation alone."""
+    allow_unlabelled: bool = False
+    """Accept train rows without a label; they take part in the distillation alone."""
+    validation_fraction: OpenFraction = 0.1
+    """The share of train that is cut off for validation where the source has no such split."""
+
+
+class FinetuneConfig(Section):
+    """Each setting that is left out is as in `training`."""
+
+    epochs: Count | None = None
+    """Passes over the labelled train examples."""
+    max_steps: Count | None = None
+    """Stop after this many optimizer steps."""
+    batch_size: Count | None = None
+    """Examples an optimizer step, over all ranks and accumulation."""
+    micro_batch_size: Count | None = None
+    """Examples that one device holds at once."""
+    learning_rate: Positive | None = None
+    """Peak learning rate."""
+    weight_decay: NonNegative | None = None
+    """AdamW's weight decay."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the classifier head, the order and the dropout."""
+
+
+class ModelConfig(Section):
+    model: str | None = None
+    """A folder, a Hub id, or `package:NAME/FOLDER` inside an installed package."""
+    revision: str | None = None
+    """The Hub model's commit, tag or branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    allow_pickle: bool = False
+    """Load `pytorch_model.bin` where there is no safetensors file (with torch's weights-only loader)."""
+
+
+class TeacherConfig(ModelConfig):
+    source: Literal["streaming"] = "streaming"
+    """Where the teacher's logits come from: its forward pass beside the student's."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, else float32."""
+    finetune: FinetuneConfig | None = None
+    """Fine-tune the teacher on the labels first; it is kept in the run directory."""
+    accept_chance_accuracy: bool = False
+    """Go on with a teacher without label names that scores near chance on a sample of the data."""
+
+
+class StudentConfig(ModelConfig):
+    init: Literal["checkpoint", "random", "teacher_layers"] = "checkpoint"
+    """`checkpoint`: the weights of `model`; `random`: its config only; `teacher_layers`: copied from the teacher."""
+    layers: Count | list[Annotated[int, Field(ge=0)]] | None = None
+    """With `teacher_layers`: the teacher's layers to keep, or how many, evenly spaced; default half of them."""
+    dropout: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] | None = None
+    """Every dropout probability of the student; default as its config says."""
+
+
+class HardLabelTerm(Section):
+    type: Literal["hard_label"]
+    """Cross-entropy with the labels."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+    label_smoothing: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target that is spread evenly over all labels."""
+
+
+class ForwardKLTerm(Section):
+    type: Literal["forward_kl"]
+    """T² KL(teacher || student)."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+    temperature: Positive = 2.0
+    """Softens both distributions."""
+
+
+class ReverseKLTerm(Section):
+    type: Literal["reverse_kl"]
+    """T² KL(student || teacher)."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+    temperature: Positive = 2.0
+    """Softens both distributions."""
+
+
+class JensenShannonTerm(Section):
+    type: Literal["jensen_shannon"]
+    """T² times the generalised Jensen-Shannon divergence."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+    temperature: Positive = 2.0
+    """Softens both distributions."""
+    beta: Fraction = 0.5
+    """The teacher's share of the mixture: 0 is forward KL, 1 reverse KL."""
+
+
+class LogitMSETerm(Section):
+    type: Literal["logit_mse"]
+    """Mean squared difference of the logits."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+
+
+Term = Annotated[
+    HardLabelTerm | ForwardKLTerm | ReverseKLTerm | JensenShannonTerm | LogitMSETerm, Field(discriminator="type")
+]
+
+
+class ObjectiveConfig(Section):
+    alpha: Fraction = 0.5
+    """Weight of the hard labels: alpha * CE + (1 - alpha) * T² * KL(teacher || student); 1 loads no teacher."""
+    temperature: Positive = 2.0
+    """Softens both distributions; its square is multiplied back."""
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "logit_mse"] = "forward_kl"
+    """What stands beside the hard labels."""
+    beta: Fraction = 0.5
+    """The teacher's share of the Jensen-Shannon mixture: 0 is forward KL, 1 reverse KL."""
+    label_smoothing: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of a hard target that is spread evenly over all labels."""
+    terms: Annotated[list[Term], Field(min_length=1)] | None = None
+    """Any list of weighted terms, in place of all the settings above."""
+
+
+class TrainingConfig(Section):
+    epochs: Count = 5
+    """Passes over the train examples."""
+    max_steps: Count | None = None
+    """Stop after this many optimizer steps, and let the schedule end there."""
+    batch_size: Count = 48
+    """Examples an optimizer step, over all ranks and accumulation."""
+    micro_batch_size: Count | None = None
+    """Examples that one device holds at once; default the batch shared out over the ranks."""
+    learning_rate: Positive = 2e-5
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.01
+    """AdamW's weight decay; biases and norms have none."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """The learning rate after warm-up."""
+    warmup_fraction: Fraction = 0.0
+    """Share of all steps in which the learning rate rises from 0."""
+    max_grad_norm: Positive | None = 1.0
+    """Gradients are scaled down to this norm; null: never."""
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_spell_out_no)] = None
+    """Mixed precision; default as `accelerate launch` was told, and `no` without it."""
+    step_mode: Literal["eager"] = "eager"
+    """How an optimizer step is executed."""
+    group_by_length: bool = True
+    """Put texts of like length into one batch; the order depends on seed and epoch only."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of new weights, of the order and of dropout."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many evaluations without a better `evaluation.metric`."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches ahead; 0: the training process itself."""
+
+
+class EvaluationConfig(Section):
+    every_steps: Count | None = None
+    """Evaluate after this many steps; default at the end of every epoch."""
+    batch_size: Count = 128
+    """Examples that one device holds at once."""
+    metric: str = "accuracy"
+    """The validation metric by which the best student is kept; a name ending in `loss` or `kl` is minimised."""
+    keep: Literal["best", "last"] = "best"
+    """Which student is exported and tested."""
+
+
+class TrackingConfig(Section):
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases: auto is online where there is an API key, else offline; `metrics.jsonl` is always written."""
+    project: str = "accel_kd"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; default the key's own."""
+    group: str | None = None
+    """W&B group; default the run directory's name, so that teacher, control and student stand together."""
+    name: str | None = None
+    """W&B display name."""
+    tags: list[str] = []
+    """W&B tags."""
+    notes: str | None = None
+    """W&B notes."""
+    log_every_steps: Count = 10
+    """Steps between two writes of the log; each step has its row all the same."""
+
+
+class RunSection(Section):
+    directory: str | None = None
+    """Where everything of this run goes; default `runs/<recipe>`."""
+    resume: Literal["auto", "must", "never"] = "auto"
+    """A directory that holds an unfinished run: auto goes on with the models that are ready in it, must insists that
+    there is one, never refuses it. A finished run is never written to."""
+    control: bool = False
+    """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
+    progress: bool | None = None
+    """Show a progress bar; default on a terminal only."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, and fail where there is none."""
+
+
+class RunConfig(Section):
+    """One recipe, complete."""
+
+    task: TaskConfig = TaskConfig()
+    data: DataConfig
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunSection = RunSection()
