@@ -1,0 +1,1 @@
+"""A small synthetic intent corpus, so that the demo recipe needs no download."""
