@@ -1,0 +1,106 @@
+"""Labels as the source wrote them, to one list of names and integers that index it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from accel_kd.data.examples import Examples, RawSplit
+from accel_kd.errors import UserError
+from accel_kd.signals import IGNORED_LABEL
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """All splits with labels that index `label_names`."""
+
+    splits: dict[str, Examples]
+    label_names: list[str]
+
+
+def encode_labels(
+    splits: Mapping[str, RawSplit],
+    *,
+    label_names: Sequence[str] | None,
+    other_names: Callable[[], Sequence[str] | None] = lambda: None,
+    allow_unlabelled: bool = False,
+) -> LabelledSplits:
+    """Integers for the labels of every split.
+
+    Args:
+        splits: the raw splits; `train` among them.
+        label_names: the names in order where the data or the recipe bring them.
+        other_names: reads the teacher's names, which integer labels without names of their own are taken to mean.
+        allow_unlabelled: train rows may lack a label.
+
+    Raises:
+        UserError: a label that is missing, not known from train, out of range, or of another kind than the rest.
+    """
+    for split, raw in splits.items():
+        if split == "train" and allow_unlabelled:
+            continue
+        for row, value in enumerate(raw.labels):
+            if value is None:
+                hint = "; data.allow_unlabelled=true accepts such rows" if split == "train" else ""
+                raise UserError(f"data.label: row {row} of the split {split!r} has no label{hint}")
+    given = [value for value in splits["train"].labels if value is not None]
+    if not given:
+        raise UserError("data.label: no train row has a label, so the labels are not known; set data.label_names")
+    by_name = isinstance(given[0], str)
+    if by_name:
+        names = list(label_names) if label_names is not None else sorted({str(value) for value in given})
+    else:
+        names = _names_of_integers(given, label_names, other_names)
+    if len(names) < 2:
+        raise UserError(f"data.label: only one label ({names[0]!r}) in the train split; a classifier needs two")
+    encoded = {split: _encode(raw, split, names, by_name) for split, raw in splits.items()}
+    return LabelledSplits(encoded, names)
+
+
+def _names_of_integers(
+    given: Sequence[Any], label_names: Sequence[str] | None, other_names: Callable[[], Sequence[str] | None]
+) -> list[str]:
+    if label_names is not None:
+        return list(label_names)
+    highest = max((int(value) for value in given if _as_integer(value) is not None), default=0)
+    theirs = other_names()
+    if theirs is not None and len(theirs) > highest:
+        return list(theirs)
+    return [f"LABEL_{number}" for number in range(highest + 1)]
+
+
+def _encode(raw: RawSplit, split: str, names: list[str], by_name: bool) -> Examples:
+    index = {name: number for number, name in enumerate(names)}
+    labels = np.full(len(raw.ids), IGNORED_LABEL, dtype=np.int64)
+    for row, value in enumerate(raw.labels):
+        if value is None:
+            continue
+        where = f"data.label: row {row} of the split {split!r}"
+        if by_name:
+            if not isinstance(value, str):
+                raise UserError(f"{where} holds {value!r}, but other rows hold names")
+            if value not in index:
+                raise UserError(f"{where} holds {value!r}, a label that is not among the {len(names)} known ones")
+            labels[row] = index[value]
+        else:
+            number = _as_integer(value)
+            if number is None:
+                raise UserError(f"{where} holds {value!r}, but other rows hold integers")
+            if not 0 <= number < len(names):
+                raise UserError(f"{where} holds {number}, outside 0 to {len(names) - 1} ({len(names)} labels)")
+            labels[row] = number
+    return Examples(raw.ids, raw.texts, raw.pairs, labels)
+
+
+def _as_integer(value: Any) -> int | None:
+    """The integer in `value`; a column with gaps reaches us as floats."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None

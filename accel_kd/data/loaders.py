@@ -1,0 +1,152 @@
+"""Which examples stand in which optimizer step, on which rank: a function of (seed, epoch) and nothing else.
+
+order of the epoch -> global batches -> one even share a (rank, accumulation step) -> padded micro-batches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from accel_kd.data.preprocessing import TokenisedSplit
+from accel_kd.signals import IGNORED_LABEL, Batch, GlobalCounts, StepBatches
+
+_BATCHES_A_GROUP = 50
+"""Lengths are sorted within this many batches' worth of shuffled examples: enough to pad little, few enough that the
+make-up of a batch changes from epoch to epoch."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of every batch this process takes."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows of one micro-batch; not `counted` where the batch was too small to give this rank one of its own."""
+
+    rows: NDArray[np.int64]
+    counted: bool
+
+
+class _Shares(Dataset[Batch]):
+    """Lets a `DataLoader` turn whole shares into batches, so that it can do so in workers and pin the result."""
+
+    def __init__(self, split: TokenisedSplit) -> None:
+        self.split = split
+
+    def __getitems__(self, share: _Share) -> Batch:
+        return self.split.batch(share.rows, counted=share.counted)
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.split.batch(np.array([row]))
+
+
+class TrainingLoader:
+    """The optimizer steps of each epoch as this rank's micro-batches."""
+
+    def __init__(
+        self,
+        split: TokenisedSplit,
+        *,
+        batch_size: int,
+        accumulation: int = 1,
+        shard: Shard = Shard(),
+        seed: int = 0,
+        group_by_length: bool = True,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.shard = shard
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        # The file's order must not reach the result, so rows are numbered by id before they are shuffled.
+        self._canonical = np.array(sorted(range(len(split)), key=split.ids.__getitem__), dtype=np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the last batch may be smaller, and none is dropped."""
+        return -(-len(self.split) // self.batch_size)
+
+    def global_batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The rows of every optimizer step of `epoch`, over all ranks."""
+        generator = np.random.default_rng([self.seed, epoch])
+        order = self._canonical[generator.permutation(len(self._canonical))]
+        if not self.group_by_length:
+            return _cut(order, self.batch_size)
+        batches = []
+        for group in _cut(order, self.batch_size * _BATCHES_A_GROUP):
+            by_length = group[np.argsort(self.split.lengths[group], kind="stable")]
+            batches.extend(_cut(by_length, self.batch_size))
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+    def epoch(self, epoch: int) -> Iterator[StepBatches]:
+        """The steps of `epoch`, each with all its micro-batches on this rank."""
+        batches = self.global_batches(epoch)
+        shares = [share for rows in batches for share in self._shares(rows)]
+        micro_batches = iter(
+            DataLoader(
+                _Shares(self.split),
+                batch_sampler=shares,  # type: ignore[arg-type]
+                collate_fn=_as_is,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory,
+                # A loader draws a seed when it starts; from a generator of its own, so that dropout does not notice.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+        )
+        for rows in batches:
+            yield StepBatches(epoch, [next(micro_batches) for _ in range(self.accumulation)], self._counts(rows))
+
+    def _shares(self, rows: NDArray[np.int64]) -> list[_Share]:
+        """This rank's part of one global batch: every `world_size`-th of its even pieces."""
+        pieces = np.array_split(rows, self.accumulation * self.shard.world_size)
+        mine = pieces[self.shard.rank :: self.shard.world_size]
+        return [_Share(piece, True) if len(piece) else _Share(rows[:1], False) for piece in mine]
+
+    def _counts(self, rows: NDArray[np.int64]) -> GlobalCounts:
+        labelled = int(np.count_nonzero(self.split.labels[rows] != IGNORED_LABEL))
+        return GlobalCounts(targets=labelled, positions=len(rows))
+
+
+class EvaluationLoader:
+    """This rank's part of a split, each example once over all ranks, longest texts first.
+
+    Every rank has equally many batches, since a sharded model is called by all ranks together; one that has run out
+    repeats an example that is not counted.
+    """
+
+    def __init__(self, split: TokenisedSplit, *, batch_size: int, shard: Shard = Shard()) -> None:
+        self.split = split
+        order = np.argsort(-split.lengths, kind="stable")
+        longest_share = -(-len(order) // shard.world_size)
+        self._shares = [_Share(rows, True) for rows in _cut(order[shard.rank :: shard.world_size], batch_size)]
+        missing = -(-longest_share // batch_size) - len(self._shares)
+        self._shares += [_Share(order[:1], False)] * missing
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.split.batch(share.rows, counted=share.counted) for share in self._shares)
+
+
+def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _as_is(batch: Sequence[Batch]) -> Sequence[Batch]:
+    return batch

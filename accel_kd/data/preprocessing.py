@@ -1,0 +1,165 @@
+"""Texts to token ids, once ahead of training, kept as flat arrays; rows to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from accel_kd.data.examples import Examples
+from accel_kd.errors import UserError
+from accel_kd.signals import IGNORED_LABEL, Batch, Targets
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """`n` sequences of unlike length in one array: sequence `i` is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
+        """Packs `sequences`."""
+        offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+        np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+        values = np.fromiter((value for sequence in sequences for value in sequence), np.int32, count=int(offsets[-1]))
+        return cls(values, offsets)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Lengths `[n]`."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.int64]) -> Ragged:
+        """The sequences at `rows`."""
+        return Ragged.of([self.values[self.offsets[row] : self.offsets[row + 1]].tolist() for row in rows])
+
+    def padded(self, rows: NDArray[np.int64], padding: int) -> torch.Tensor:
+        """The sequences at `rows` as int64 `[N, longest]`, filled up on the right."""
+        parts = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        out = np.full((len(parts), max(map(len, parts))), padding, dtype=np.int64)
+        for number, part in enumerate(parts):
+            out[number, : len(part)] = part
+        return torch.from_numpy(out)
+
+
+@dataclass(frozen=True)
+class TokenisedTexts:
+    """One model's view of the texts: its features, and what each is padded with."""
+
+    features: Mapping[str, Ragged]
+    padding: Mapping[str, int]
+
+    def take(self, rows: NDArray[np.int64]) -> TokenisedTexts:
+        """The texts at `rows`."""
+        return TokenisedTexts({name: ragged.take(rows) for name, ragged in self.features.items()}, self.padding)
+
+    def inputs(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Model inputs `[N, L]` for `rows`, attention mask included."""
+        inputs = {name: ragged.padded(rows, self.padding[name]) for name, ragged in self.features.items()}
+        lengths = torch.from_numpy(self.features["input_ids"].lengths[rows])
+        positions = torch.arange(inputs["input_ids"].shape[1])
+        inputs["attention_mask"] = (positions[None, :] < lengths[:, None]).long()
+        return inputs
+
+
+@dataclass(frozen=True)
+class TokenisedSplit:
+    """A split that batches are drawn from; `teacher` is None where the teacher reads the student's tokens."""
+
+    ids: list[str]
+    labels: NDArray[np.int64]
+    student: TokenisedTexts
+    teacher: TokenisedTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The student's tokens of each example `[n]`."""
+        return self.student.features["input_ids"].lengths
+
+    def labelled(self) -> TokenisedSplit:
+        """The examples that have a label.
+
+        Raises:
+            UserError: none has one.
+        """
+        rows = np.flatnonzero(self.labels != IGNORED_LABEL)
+        if len(rows) == len(self):
+            return self
+        if not len(rows):
+            raise UserError("data.label: no train example has a label, and this model learns from labels")
+        teacher = None if self.teacher is None else self.teacher.take(rows)
+        return TokenisedSplit([self.ids[row] for row in rows], self.labels[rows], self.student.take(rows), teacher)
+
+    def batch(self, rows: NDArray[np.int64], *, counted: bool = True) -> Batch:
+        """The micro-batch of `rows`; with `counted` false it fills a rank's turn and enters no sum."""
+        labels = torch.from_numpy(self.labels[rows] if counted else np.full(len(rows), IGNORED_LABEL))
+        return Batch(
+            rows=torch.from_numpy(rows),
+            inputs=self.student.inputs(rows),
+            targets=Targets(labels, torch.full((len(rows),), counted)),
+            teacher_inputs=None if self.teacher is None else self.teacher.inputs(rows),
+        )
+
+
+def tokenise(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, input_names: Sequence[str], max_length: int
+) -> TokenisedTexts:
+    """The texts as `tokenizer` gives them, cut to `max_length` tokens, with the features that the model reads.
+
+    Raises:
+        UserError: the tokenizer has no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no padding token, which batches need")
+    pairs: dict[str, Any] = {} if examples.pairs is None else {"text_pair": examples.pairs}
+    encoded = tokenizer(
+        examples.texts, **pairs, truncation=True, max_length=max_length, return_attention_mask=False, verbose=False
+    )
+    names = [name for name in tokenizer.model_input_names if name in input_names and name in encoded]
+    padding = dict.fromkeys(names, 0)
+    padding["input_ids"] = tokenizer.pad_token_id
+    if "token_type_ids" in padding:
+        padding["token_type_ids"] = tokenizer.pad_token_type_id
+    return TokenisedTexts({name: Ragged.of(encoded[name]) for name in names}, padding)
+
+
+def tokenise_split(
+    examples: Examples,
+    student: tuple[PreTrainedTokenizerBase, Sequence[str]],
+    teacher: tuple[PreTrainedTokenizerBase, Sequence[str]] | None,
+    max_length: int,
+) -> TokenisedSplit:
+    """`examples` for the student and, where it has other tokens or reads other features, for the teacher too.
+
+    Args:
+        examples: the split.
+        student: its tokenizer, and the names of the inputs that its forward takes.
+        teacher: likewise, or None without a teacher.
+        max_length: tokens an example is cut to.
+    """
+    for_student = tokenise(examples, *student, max_length)
+    for_teacher = None if teacher is None else tokenise(examples, *teacher, max_length)
+    if for_teacher is not None and _same(for_student, for_teacher):
+        for_teacher = None
+    return TokenisedSplit(examples.ids, examples.labels, for_student, for_teacher)
+
+
+def _same(one: TokenisedTexts, other: TokenisedTexts) -> bool:
+    """Compared by what they give on the data at hand, which is all that matters, and not by the tokenizers' names."""
+    if one.features.keys() != other.features.keys() or one.padding != other.padding:
+        return False
+    return all(
+        np.array_equal(ragged.values, other.features[name].values)
+        and np.array_equal(ragged.offsets, other.features[name].offsets)
+        for name, ragged in one.features.items()
+    )
