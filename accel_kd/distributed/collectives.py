@@ -1,0 +1,56 @@
+"""What ranks say to each other, beyond the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from accel_kd.errors import RunFailure, UserError
+
+Result = TypeVar("Result")
+
+
+def gather_ragged(accelerator: Accelerator, rows: Tensor) -> Tensor:
+    """All ranks' `rows` `[n_rank, ...]` one after the other, in rank order, on every rank, with nothing padded."""
+    if accelerator.num_processes == 1:
+        return rows
+    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    gathered = accelerator.gather(padded)
+    parts = [gathered[rank * max(counts) :][:count] for rank, count in enumerate(counts)]
+    return torch.cat(parts)
+
+
+def on_main_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """Runs `work` on rank 0 alone; every rank gets its result, or raises the error that it ended with.
+
+    Raises:
+        UserError, RunFailure: as `work` raised it on rank 0; any other error is raised as it is there, and as a
+            `RunFailure` elsewhere, so that no rank waits for one that is gone.
+    """
+    outcome: list[Any] = [None, None]
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except Exception as error:  # whatever it is, the other ranks must hear of it before it is raised again
+            failure = error
+            outcome[1] = (
+                isinstance(error, UserError),
+                f"{error}" if isinstance(error, (UserError, RunFailure)) else repr(error),
+            )
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    if outcome[1] is not None:
+        is_user_error, message = outcome[1]
+        raise UserError(message) if is_user_error else RunFailure(f"rank 0 failed: {message}")
+    result: Result = outcome[0]
+    return result

@@ -1,0 +1,75 @@
+"""Scores a model on a split: every example once over all ranks, and the teacher on the very same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from accel_kd.data.loaders import EvaluationLoader, Shard
+from accel_kd.data.preprocessing import TokenisedSplit
+from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
+from accel_kd.signals import Batch, Signal
+from accel_kd.tasks.base import Task
+from accel_kd.teachers.base import TeacherSource
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A split's metrics, without a prefix, and the rows that they were computed from."""
+
+    metrics: dict[str, float]
+    rows: ScoredRows
+
+
+class Evaluator:
+    """One split, ready to be scored again and again in the same order."""
+
+    def __init__(self, accelerator: Accelerator, task: Task, split: TokenisedSplit, batch_size: int) -> None:
+        self._accelerator = accelerator
+        self._task = task
+        self._split = split
+        shard = Shard(accelerator.process_index, accelerator.num_processes)
+        self._loader = EvaluationLoader(split, batch_size=batch_size, shard=shard)
+        self._teacher_logits: list[Tensor] | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of the split."""
+        return len(self._split)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the examples, in the order of the rows."""
+        return self._split.ids
+
+    def score_teacher(self, teacher: TeacherSource) -> Scores:
+        """The teacher's own scores; its logits for this rank's rows are kept, to compare students with."""
+        self._teacher_logits = []
+        return self._score(teacher.signal, keep_in=self._teacher_logits)
+
+    def score(self, model: nn.Module) -> Scores:
+        """The scores of `model`, as `Accelerator.prepare` returned it; fidelity too once the teacher was scored."""
+        was_training = model.training
+        model.eval()
+        scores = self._score(lambda batch: self._task.score(batch, model(**batch.inputs)))
+        model.train(was_training)
+        return scores
+
+    @torch.no_grad()
+    def _score(self, signal: Callable[[Batch], Signal], keep_in: list[Tensor] | None = None) -> Scores:
+        collector = RowCollector()
+        for number, batch in enumerate(self._loader):
+            batch = batch.to(self._accelerator.device)
+            logits = signal(batch).logits
+            teacher_logits = None
+            if keep_in is not None:
+                keep_in.append(logits.cpu())
+            elif self._teacher_logits is not None:
+                teacher_logits = self._teacher_logits[number].to(logits.device)
+            collector.add(batch.rows, batch.targets.counted, batch.targets.labels, logits, teacher_logits)
+        rows = collector.gather(self._accelerator, len(self._split))
+        return Scores(self._task.metrics(rows), rows)
