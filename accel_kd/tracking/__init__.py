@@ -1,0 +1,23 @@
+"""Where a run's numbers go: always a file of JSON lines, and Weights & Biases where asked for."""
+
+from accel_kd.tracking.base import CompositeTracker, JobType, NullTracker, RunRecord, RunStatus, Tracker
+from accel_kd.tracking.environment import describe_environment
+from accel_kd.tracking.jsonl_tracker import JsonlRecord, JsonlTracker, read_record, read_rows
+from accel_kd.tracking.wandb_mode import WandbMode
+from accel_kd.tracking.wandb_tracker import WandbTracker
+
+__all__ = [
+    "CompositeTracker",
+    "JobType",
+    "JsonlRecord",
+    "JsonlTracker",
+    "NullTracker",
+    "RunRecord",
+    "RunStatus",
+    "Tracker",
+    "WandbMode",
+    "WandbTracker",
+    "describe_environment",
+    "read_record",
+    "read_rows",
+]

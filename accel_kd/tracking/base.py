@@ -1,0 +1,117 @@
+"""What a tracker is told about a run, and the seam that every tracker fills."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+JobType = Literal["teacher", "control", "distill"]
+"""What the run trains: the teacher itself, the student without a teacher, or the student from the teacher."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of a run before its first step, and what makes it comparable with others.
+
+    Everything here is written to disk in plain text, so nothing here may be a secret.
+    """
+
+    name: str
+    job_type: JobType
+    group: str | None
+    """Runs of one experiment: the same data and teacher, hence comparable."""
+    tags: tuple[str, ...]
+    notes: str | None
+    config: dict[str, Any]
+    """The whole resolved config, nested, of JSON types only."""
+    environment: dict[str, Any]
+    """What `describe_environment` returned."""
+
+
+class RunStatus(StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go. Only rank 0 has one; the other ranks have a `NullTracker`.
+
+    The order of calls is `start`, then `log` and `summarise` any number of times, then `finish` once. `finish`
+    without `start` does nothing, so that it can stand in a `finally`.
+    """
+
+    def start(self, run: RunRecord) -> None:
+        """Open the run. Raises `UserError` if it cannot: a run that was to be tracked does not go on untracked."""
+        ...
+
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Record one row, at optimizer step `step`. No metric may be called "step"."""
+        ...
+
+    def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Set values that hold for the whole run (a best accuracy); a later value of the same name replaces it."""
+        ...
+
+    def finish(self, status: RunStatus) -> None:
+        """Close the run, whatever happened to it."""
+        ...
+
+
+class NullTracker:
+    """Records nothing: for every rank but the first, and for runs that only measure."""
+
+    def start(self, run: RunRecord) -> None:
+        """Do nothing."""
+
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Do nothing."""
+
+    def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def finish(self, status: RunStatus) -> None:
+        """Do nothing."""
+
+
+class CompositeTracker:
+    """Passes every call on to several trackers, in the order given; put the one to trust most first."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def start(self, run: RunRecord) -> None:
+        """Start all or none. Raises what the first failing tracker raised, after closing those already started."""
+        for number, tracker in enumerate(self._trackers):
+            try:
+                tracker.start(run)
+            except BaseException:
+                for started in self._trackers[:number]:
+                    with contextlib.suppress(Exception):  # the failed start is the news, not what it led to
+                        started.finish(RunStatus.FAILED)
+                raise
+
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Record the row in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.log(metrics, step)
+
+    def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Set the values in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.summarise(metrics)
+
+    def finish(self, status: RunStatus) -> None:
+        """Finish each, even where an earlier one fails. Raises the first failure, at the end."""
+        first_failure: Exception | None = None
+        for tracker in self._trackers:
+            try:
+                tracker.finish(status)
+            except Exception as failure:
+                first_failure = first_failure or failure
+        if first_failure is not None:
+            raise first_failure

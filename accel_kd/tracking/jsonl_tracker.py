@@ -1,0 +1,172 @@
+"""The record of a run: a file of JSON lines that is always written, and that comparisons read.
+
+A line is one of four objects, told apart by a key that only it has:
+
+    {"run": {...}}             one for each start, so a resumed run has several
+    {"step": 7, "train/loss": 0.5, ...}
+    {"summary": {...}}
+    {"status": "finished"}     the last line, unless the process was killed
+
+Numbers that are not finite are written as `null`: JSON has no NaN, and readers refuse or misread the bare word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from accel_kd.errors import RunFailure, UserError
+from accel_kd.tracking.base import RunRecord, RunStatus
+
+
+class JsonlTracker:
+    """Appends to `path`, flushing every line, so that a killed process loses at most the line being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def start(self, run: RunRecord) -> None:
+        """Open the file, after mending the end that a killed writer left. Raises `UserError` if it is not writable."""
+        assert self._file is None, "start() was called twice"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _mend_torn_end(self._path)
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise UserError(
+                f"The metrics file {self._path} cannot be written: {error.strerror}. Choose a writable run directory."
+            ) from error
+        self._append({"run": dataclasses.asdict(run)})
+
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Append one row. Raises `RunFailure` if the disk refuses it, `TypeError` for a value that is no number."""
+        assert "step" not in metrics, "the step is an argument, not a metric"
+        self._append({"step": step, **metrics})
+
+    def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Append values that hold for the whole run. Raises as `log` does."""
+        self._append({"summary": dict(metrics)})
+
+    def finish(self, status: RunStatus) -> None:
+        """Append the status and wait until the disk has the file. Raises `RunFailure` if it does not take it."""
+        if self._file is None:
+            return
+        try:
+            self._append({"status": status.value})
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._refused(error) from error
+        finally:
+            with contextlib.suppress(OSError):  # closing tries once more to write what was refused
+                self._file.close()
+            self._file = None
+
+    def _append(self, line: dict[str, Any]) -> None:
+        assert self._file is not None, "start() comes first"
+        encoded = json.dumps(_with_null_for_non_finite(line), allow_nan=False).encode() + b"\n"
+        try:
+            self._file.write(encoded)
+            self._file.flush()
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> RunFailure:
+        # Unlike a lost W&B row this ends the run: comparisons read this file, and a disk that refuses a line of text
+        # would refuse the next checkpoint too.
+        return RunFailure(f"The metrics file {self._path} can no longer be written: {error.strerror}.")
+
+
+@dataclass(frozen=True)
+class JsonlRecord:
+    """What a file of JSON lines says about a run."""
+
+    run: dict[str, Any] | None
+    """The fields of `RunRecord` as the last start gave them; None where no start was written."""
+    rows: list[dict[str, Any]]
+    """One row a step, in the order of steps."""
+    summary: dict[str, Any]
+    status: RunStatus | None
+    """None while the run goes on, and for ever where it was killed."""
+
+
+def read_record(path: Path) -> JsonlRecord:
+    """Read a whole file. A torn last line is passed over, and so are the older values of a metric that a resumed
+    run logged again at the same step: the last value counts.
+
+    Raises `FileNotFoundError`, and `UserError` for a line inside the file that is not JSON.
+    """
+    run: dict[str, Any] | None = None
+    rows: dict[int, dict[str, Any]] = {}
+    summary: dict[str, Any] = {}
+    status: RunStatus | None = None
+    for line in _lines(path):
+        if "step" in line:
+            # Merged rather than replaced: training and evaluation may log the same step in two rows.
+            rows.setdefault(line["step"], {}).update(line)
+        elif "run" in line:
+            run, status = line["run"], None
+        elif "summary" in line:
+            summary.update(line["summary"])
+        elif "status" in line:
+            status = RunStatus(line["status"])
+    return JsonlRecord(run, [rows[step] for step in sorted(rows)], summary, status)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows alone, one a step. Raises as `read_record` does."""
+    return read_record(path).rows
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    *lines, torn = path.read_bytes().split(b"\n")
+    if _is_complete(torn):
+        lines.append(torn)
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object: the file is damaged; delete that line.")
+        yield value
+
+
+def _mend_torn_end(path: Path) -> None:
+    """Make the file end with a whole line: appended to a torn one, the next line would be lost as well."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    torn = content[content.rfind(b"\n") + 1 :]
+    if not torn:
+        return
+    with path.open("r+b") as file:
+        if _is_complete(torn):
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        else:
+            file.truncate(len(content) - len(torn))
+
+
+def _is_complete(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _with_null_for_non_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _with_null_for_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null_for_non_finite(item) for item in value]
+    return value

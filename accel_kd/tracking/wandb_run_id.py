@@ -1,0 +1,37 @@
+"""The W&B id of a run, kept in a file so that a resumed run goes on in the same W&B run."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from accel_kd.errors import UserError
+
+
+def load_or_create_run_id(path: Path) -> str:
+    """The id in the file; where there is no file, a new id, which is in the file before this returns.
+
+    Raises `UserError` if the file holds no id, `OSError` if it cannot be read or written.
+    """
+    try:
+        run_id = path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return _create(path)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id):
+        raise UserError(f"{path} holds no W&B run id. Delete it to go on in a new W&B run.")
+    return run_id
+
+
+def _create(path: Path) -> str:
+    # Not from `random`: seeded, it would give every run the same id, and drawing from it would change the training.
+    run_id = secrets.token_hex(8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w") as file:
+        file.write(run_id + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    return run_id
