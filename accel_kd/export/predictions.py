@@ -1,0 +1,34 @@
+"""The predictions of a split as a parquet file, to compare runs row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from accel_kd.metrics.scored_rows import ScoredRows
+
+
+def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> None:
+    """One row an example: `id`, `label`, `argmax`, `confidence`, `teacher_argmax` (null without a teacher), and the
+    names of the label and of the prediction."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    teacher = (
+        pa.nulls(len(ids), pa.int32()) if rows.teacher_argmax is None else pa.array(rows.teacher_argmax, pa.int32())
+    )
+    table = pa.table(
+        {
+            "id": list(ids),
+            "label": pa.array(rows.labels, pa.int32()),
+            "argmax": pa.array(rows.argmax, pa.int32()),
+            "confidence": pa.array(rows.confidence),
+            "teacher_argmax": teacher,
+            "label_name": [label_names[number] for number in rows.labels],
+            "argmax_name": [label_names[number] for number in rows.argmax],
+        }
+    )
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(table, temporary)
+    temporary.replace(path)

@@ -1,0 +1,153 @@
+"""Names every file of a run, and decides whether a directory is a new run, one to go on with, or a finished one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from accel_kd.errors import UserError
+
+
+class RunState(StrEnum):
+    """What a directory holds."""
+
+    NEW = "new"
+    UNFINISHED = "unfinished"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one trained model; a run has one for its student, and within it one for each model beside."""
+
+    path: Path
+    model_name: str = "student"
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a step or evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The final figures; it is written last, so that a run is finished where it stands."""
+        return self.path / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        """The exported model with its tokenizer."""
+        return self.path / self.model_name
+
+    @property
+    def predictions(self) -> Path:
+        """One parquet file an evaluated split."""
+        return self.path / "predictions"
+
+    @property
+    def wandb_run_id(self) -> Path:
+        """The id under which Weights & Biases knows this run."""
+        return self.path / "wandb_run_id"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the summary, which is written last, is there."""
+        return self.summary.is_file()
+
+    def part(self, name: str, model_name: str = "student") -> RunDirectory:
+        """The directory of a model beside the student: `teacher` or `control`."""
+        return RunDirectory(self.path / name, model_name)
+
+    def set_aside(self) -> None:
+        """Moves what an unfinished attempt left to `attempts/<n>/`, so that nothing of it is lost."""
+        leftovers = [self.metrics, self.predictions, self.wandb_run_id, self.path / "wandb", self.model]
+        present = [path for path in leftovers if path.exists()]
+        if not present:
+            return
+        attempts = self.path / "attempts"
+        number = len(list(attempts.iterdir())) + 1 if attempts.is_dir() else 1
+        target = attempts / str(number)
+        target.mkdir(parents=True)
+        for path in present:
+            path.rename(target / path.name)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The final figures."""
+        content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return content
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        write_atomically(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def open_run(
+    directory: RunDirectory, *, config_text: str, settings: Mapping[str, Any], old_settings: Any, resume: str
+) -> RunState:
+    """Decides what `directory` is to this run, and writes the recipe into a new one.
+
+    Args:
+        directory: the run's own.
+        config_text: the resolved recipe as it is written.
+        settings: what must agree with a run that is there already, nested.
+        old_settings: reads the same of a recipe text that is there.
+        resume: `auto` goes on with an unfinished run, `must` insists on one, `never` refuses one.
+
+    Raises:
+        UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.
+    """
+    path = directory.path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run.directory: {path} is a file")
+    if not directory.config.is_file():
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"run.directory: {path} is not empty and holds no run; choose another run.directory")
+        if resume == "must":
+            raise UserError(f"run.resume: must, but {path} holds no run")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run.directory: {path} cannot be made: {error.strerror}") from error
+        write_atomically(directory.config, config_text)
+        return RunState.NEW
+    state = RunState.FINISHED if directory.is_finished else RunState.UNFINISHED
+    if resume == "never":
+        raise UserError(f"run.directory: {path} holds a run that is {state}; choose another (run.resume is never)")
+    differences = _differences(old_settings(directory.config.read_text(encoding="utf-8")), settings)
+    if differences:
+        raise UserError(
+            f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "
+            "choose another run.directory"
+        )
+    return state
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` under a temporary name, flushes it to the disk and renames it: readers see all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings that differ, as `section.setting: old value there, new value here`."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key}: {before} there, {now} here")
+    return found
