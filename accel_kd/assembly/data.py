@@ -1,0 +1,109 @@
+"""The `data` section: examples with labels, as tokens, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accel_kd.assembly.models import checkpoint
+from accel_kd.assembly.session import Session
+from accel_kd.config.checks import accumulation_steps
+from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.data.examples import Columns, RawSplit, content_order, cut_validation, read_examples
+from accel_kd.data.labels import LabelledSplits, encode_labels
+from accel_kd.data.loaders import Shard, TrainingLoader
+from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
+from accel_kd.data.sources import SplitNames, class_label_names, read_splits
+from accel_kd.errors import UserError
+from accel_kd.evaluation import Evaluator
+from accel_kd.models.labels import are_unnamed, names_in_order
+from accel_kd.models.loading import input_names, load_config
+from accel_kd.signals import IGNORED_LABEL
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The splits that a model is scored on."""
+
+    validation: Evaluator
+    test: Evaluator | None
+
+
+def read_data(config: RunConfig) -> LabelledSplits:
+    """All splits with their labels; train cut to size, and without the labels that the recipe hides.
+
+    Raises:
+        UserError: the data cannot be read or are not what the recipe says.
+    """
+    data = config.data
+    names = SplitNames(data.splits.train, data.splits.validation, data.splits.test)
+    datasets = read_splits(data.path, names, name=data.name, revision=data.revision)
+    columns = Columns(text=data.text, label=data.label, text_pair=data.text_pair)
+    raw: dict[str, RawSplit] = {split: read_examples(rows, columns, split) for split, rows in datasets.items()}
+    if "validation" not in raw:
+        raw["train"], raw["validation"] = cut_validation(raw["train"], data.validation_fraction)
+    labelled = encode_labels(
+        raw,
+        label_names=data.label_names or class_label_names(datasets["train"], data.label),
+        other_names=_teacher_names(config),
+        allow_unlabelled=data.allow_unlabelled,
+    )
+    if data.out_of_scope is not None and data.out_of_scope not in labelled.label_names:
+        raise UserError(f"data.out_of_scope: {data.out_of_scope!r} is not among the {len(labelled.label_names)} labels")
+    train = labelled.splits["train"]
+    if data.max_train_examples is not None:
+        train = train.take(content_order(train.ids, "subset")[: data.max_train_examples])
+    if data.labelled_fraction < 1.0:
+        rows = [row for row in content_order(train.ids, "labelled") if train.labels[row] != IGNORED_LABEL]
+        train = train.without_labels(rows[max(1, round(data.labelled_fraction * len(rows))) :])
+    return LabelledSplits({**labelled.splits, "train": train}, labelled.label_names)
+
+
+def tokenise(
+    session: Session,
+    student: tuple[PreTrainedTokenizerBase, PreTrainedModel],
+    teacher: tuple[PreTrainedTokenizerBase, PreTrainedModel] | None = None,
+) -> dict[str, TokenisedSplit]:
+    """Every split as the student's tokens, and the teacher's where they differ."""
+    for_student = (student[0], input_names(student[1]))
+    for_teacher = None if teacher is None else (teacher[0], input_names(teacher[1]))
+    length = session.config.data.max_length
+    return {n: tokenise_split(s, for_student, for_teacher, length) for n, s in session.data.splits.items()}
+
+
+def held_out(session: Session, splits: Mapping[str, TokenisedSplit]) -> HeldOut:
+    """The splits that are scored, ready for it."""
+
+    def evaluator(split: TokenisedSplit) -> Evaluator:
+        return Evaluator(session.accelerator, session.task, split, session.config.evaluation.batch_size)
+
+    return HeldOut(evaluator(splits["validation"]), evaluator(splits["test"]) if "test" in splits else None)
+
+
+def training_loader(training: TrainingConfig, split: TokenisedSplit, accelerator: Accelerator) -> TrainingLoader:
+    """The optimizer steps of `training` over `split`, this rank's part of each."""
+    return TrainingLoader(
+        split,
+        batch_size=training.batch_size,
+        accumulation=accumulation_steps(training, accelerator.num_processes),
+        shard=Shard(accelerator.process_index, accelerator.num_processes),
+        seed=training.seed,
+        group_by_length=training.group_by_length,
+        num_workers=training.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def _teacher_names(config: RunConfig) -> Callable[[], Sequence[str] | None]:
+    """Reads the teacher's label names when they are asked for; a teacher that is yet to be fine-tuned has none."""
+
+    def read() -> Sequence[str] | None:
+        if config.teacher.model is None or config.teacher.finetune is not None:
+            return None
+        names = names_in_order(load_config(checkpoint(config.teacher, "teacher.model")))
+        return None if are_unnamed(names) else names
+
+    return read

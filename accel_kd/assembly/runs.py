@@ -1,0 +1,122 @@
+"""The `training`, `evaluation` and `tracking` sections: one model's training, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accel_kd.assembly.data import HeldOut
+from accel_kd.assembly.session import Session
+from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.data.loaders import TrainingLoader
+from accel_kd.model_run import ModelRun, OptimizerSettings
+from accel_kd.objectives import WeightedSum
+from accel_kd.run_directory import RunDirectory
+from accel_kd.teachers.base import TeacherSource
+from accel_kd.tracking import (
+    CompositeTracker,
+    JobType,
+    JsonlTracker,
+    NullTracker,
+    RunRecord,
+    Tracker,
+    WandbTracker,
+)
+from accel_kd.training.loop import LoopSettings
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many optimizer steps, and after how many a model is scored."""
+
+    steps: int
+    steps_per_evaluation: int
+
+
+def budget(config: RunConfig, training: TrainingConfig, loader: TrainingLoader) -> Budget:
+    """The budget of `training` over the examples of `loader`."""
+    steps = training.epochs * loader.steps_per_epoch
+    if training.max_steps is not None:
+        steps = min(steps, training.max_steps)
+    return Budget(steps, config.evaluation.every_steps or loader.steps_per_epoch)
+
+
+def model_run(
+    session: Session,
+    *,
+    job_type: JobType,
+    directory: RunDirectory,
+    make_model: Callable[[], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    objective: WeightedSum,
+    teacher: TeacherSource | None,
+    training: TrainingConfig,
+    loader: TrainingLoader,
+    held_out: HeldOut,
+    budget: Budget,
+    facts: Mapping[str, Any],
+) -> ModelRun:
+    """One model's training; `facts` are further entries of its summary."""
+    config = session.config
+    metric = config.evaluation.metric
+    return ModelRun(
+        title=job_type,
+        directory=directory,
+        make_model=make_model,
+        tokenizer=tokenizer,
+        task=session.task,
+        objective=objective,
+        teacher=teacher,
+        loader=loader,
+        validation=held_out.validation,
+        test=held_out.test,
+        loop=LoopSettings(
+            total_steps=budget.steps,
+            evaluate_every=budget.steps_per_evaluation,
+            log_every=config.tracking.log_every_steps,
+            # A teacher that is being made cannot be compared with itself.
+            metric="accuracy" if job_type == "teacher" and metric.startswith("teacher_") else metric,
+            patience=training.early_stopping_patience,
+        ),
+        optimizer=OptimizerSettings(
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            schedule=training.schedule,
+            warmup_fraction=training.warmup_fraction,
+            max_grad_norm=training.max_grad_norm,
+        ),
+        keep=config.evaluation.keep,
+        seed=training.seed,
+        record=_record(session, job_type),
+        tracker=_tracker(config, directory) if session.accelerator.is_main_process else NullTracker(),
+        bar=config.run.progress,
+        facts=facts,
+    )
+
+
+def _tracker(config: RunConfig, directory: RunDirectory) -> Tracker:
+    """To a file always, to Weights & Biases unless disabled."""
+    jsonl = JsonlTracker(directory.metrics)
+    section = config.tracking
+    if section.mode == "disabled":
+        return jsonl
+    wandb = WandbTracker(section.mode, section.project, section.entity, directory.path, directory.wandb_run_id)
+    return CompositeTracker([jsonl, wandb])
+
+
+def _record(session: Session, job_type: JobType) -> RunRecord:
+    section = session.config.tracking
+    run_name = session.directory.path.name
+    name = section.name or run_name
+    return RunRecord(
+        name=name if job_type == "distill" else f"{name}-{job_type}",
+        job_type=job_type,
+        group=section.group or run_name,
+        tags=tuple(section.tags),
+        notes=section.notes,
+        config=session.config.model_dump(mode="json"),
+        environment=session.environment,
+    )

@@ -1,0 +1,61 @@
+"""What every part of a run shares, made once at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+
+from accel_kd.config.load import to_yaml
+from accel_kd.config.schema import RunConfig
+from accel_kd.data.labels import LabelledSplits
+from accel_kd.run_directory import RunDirectory, RunState, open_run
+from accel_kd.tasks.sequence_classification import SequenceClassification
+
+
+@dataclass(frozen=True)
+class Session:
+    """One recipe on these ranks with these data."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    directory: RunDirectory
+    data: LabelledSplits
+    task: SequenceClassification
+    environment: dict[str, Any]
+
+
+def run_directory(config: RunConfig) -> RunDirectory:
+    """Where the run's files go."""
+    assert config.run.directory is not None, "load_recipe sets it"
+    return RunDirectory(Path(config.run.directory).expanduser())
+
+
+def open_run_directory(config: RunConfig) -> RunState:
+    """Opens the run's directory; to be called on one rank.
+
+    Raises:
+        UserError: it holds something else, or a run with other settings.
+    """
+    return open_run(
+        run_directory(config),
+        config_text=to_yaml(config),
+        settings=_identity(config.model_dump(mode="json")),
+        old_settings=lambda text: _identity(yaml.safe_load(text)),
+        resume=config.run.resume,
+    )
+
+
+def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
+    """The task of the recipe."""
+    return SequenceClassification(label_names, config.data.out_of_scope)
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make a run what it is: not where it lies, how it is shown, tracked, or gone on with."""
+    kept = {name: value for name, value in settings.items() if name != "tracking"}
+    kept["run"] = {k: v for k, v in settings["run"].items() if k not in {"directory", "resume", "progress"}}
+    return kept

@@ -1,0 +1,130 @@
+"""The commands. Parsing and checking import nothing heavy; each command imports its own work when it starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from accel_kd import __version__
+from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
+from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USER_ERROR, RunFailure, UserError
+
+_RECIPE_HELP = "name of a shipped recipe (see `accel-kd recipes`), or path of a YAML file"
+_OVERRIDES_HELP = "settings that replace the recipe's, for instance training.epochs=3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        0 on success, 2 for a mistake of the user's (one line on standard error), 1 for a failure.
+    """
+    parsed = _parser().parse_args(arguments)
+    _set_up_logging()
+    try:
+        parsed.command(parsed)
+    except UserError as error:
+        _complain(f"accel-kd: {error}")
+        return EXIT_USER_ERROR
+    except RunFailure as error:
+        _complain(f"accel-kd: failed: {error}")
+        return EXIT_FAILURE
+    return EXIT_SUCCESS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accel-kd",
+        description="Distils a large Transformers model into a small one, on one device or many.",
+        epilog="Several devices: accelerate launch --config_file launch_configs/ddp.yaml -m accel_kd distill RECIPE",
+    )
+    parser.add_argument("--version", action="version", version=f"accel_kd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    distill = commands.add_parser("distill", help="train the student of a recipe", description=_distill.__doc__)
+    distill.add_argument("recipe", help=_RECIPE_HELP)
+    distill.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    distill.set_defaults(command=_distill)
+
+    evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
+    evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")
+    evaluate.add_argument("--recipe", required=True, help=f"whose data: {_RECIPE_HELP}")
+    evaluate.add_argument("--split", default="test", choices=["train", "validation", "test"], help="default: test")
+    evaluate.add_argument("--output", help="write the metrics to this JSON file too")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    evaluate.set_defaults(command=_evaluate)
+
+    recipes = commands.add_parser("recipes", help="list the shipped recipes", description=_recipes.__doc__)
+    recipes.add_argument("action", nargs="?", choices=["show"], help="print one recipe instead")
+    recipes.add_argument("recipe", nargs="?", help=_RECIPE_HELP)
+    recipes.set_defaults(command=_recipes)
+    return parser
+
+
+def _distill(parsed: argparse.Namespace) -> None:
+    """Trains the student of a recipe, with its teacher, and leaves everything in the run directory."""
+    config = load_recipe(parsed.recipe, parsed.overrides)
+    _quieten_libraries()
+    from accel_kd.distill import distill
+    from accel_kd.export.results_table import results_table
+
+    figures = distill(config)
+    _say(f"\n{results_table(figures)}\n\nThe student is in {config.run.directory}/student")
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    """Scores a checkpoint on one split of a recipe's data, with the metrics that training reports."""
+    config: RunConfig = load_recipe(parsed.recipe, parsed.overrides)
+    _quieten_libraries()
+    from accel_kd.evaluate_checkpoint import evaluate_checkpoint
+
+    _say(evaluate_checkpoint(config, parsed.model, parsed.split, parsed.output))
+
+
+def _recipes(parsed: argparse.Namespace) -> None:
+    """Lists the recipes that are shipped, or prints one (`recipes show NAME`)."""
+    if parsed.action == "show":
+        if parsed.recipe is None:
+            raise UserError(f"recipes show: which one? There are {', '.join(recipe_names())}")
+        _say(recipe_text(parsed.recipe).rstrip("\n"))
+        return
+    width = max(map(len, recipe_names()))
+    for name in recipe_names():
+        first_line = recipe_text(name).splitlines()[0]
+        _say(f"{name:{width}}  {first_line.removeprefix('# ')}")
+
+
+def _is_main_process() -> bool:
+    """Known from the launcher's environment, long before any rank is started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(text: str) -> None:
+    if _is_main_process():
+        print(text, flush=True)
+
+
+def _complain(text: str) -> None:
+    """Every rank meets a mistake in the recipe; one of them says so. What only another rank meets is said there."""
+    print(text if _is_main_process() else f"[rank {os.environ['RANK']}] {text}", file=sys.stderr, flush=True)
+
+
+def _set_up_logging() -> None:
+    """Our own lines on standard error, from rank 0; warnings from every rank."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("accel_kd")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if _is_main_process() else logging.WARNING)
+    logger.propagate = False
+
+
+def _quieten_libraries() -> None:
+    """Their progress bars and advice drown our lines; what goes wrong still surfaces as an error. Set before import."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
