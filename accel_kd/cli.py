@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 2 for a mistake of the user's (one line on standard error), 1 for a failure.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = _parse(arguments)
     _set_up_logging()
     try:
         parsed.command(parsed)
@@ -32,7 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailure as error:
         _complain(f"accel-kd: failed: {error}")
         return EXIT_FAILURE
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_SUCCESS
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand anywhere on the line; argparse alone wants them in one place."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    options = [argument for argument in rest if argument.startswith("-")]
+    if options or (rest and not hasattr(parsed, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(options or rest)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def _parser() -> argparse.ArgumentParser:

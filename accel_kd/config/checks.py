@@ -9,8 +9,15 @@ from accel_kd.errors import UserError
 
 
 def launched_world_size() -> int:
-    """Ranks that the launcher says it started: `WORLD_SIZE` of torchrun and `accelerate launch`, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Ranks that the launcher says it started: `WORLD_SIZE` of torchrun and `accelerate launch`, 1 without it.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not (given.isdecimal() and int(given) > 0):
+        raise UserError(f"launch: WORLD_SIZE is {given!r}, not a number of ranks; leave it to the launcher")
+    return int(given)
 
 
 def accumulation_steps(training: TrainingConfig, world_size: int) -> int:
@@ -103,9 +110,10 @@ def _check_models(config: RunConfig) -> None:
 
 
 def _check_objective(objective: ObjectiveConfig) -> None:
-    given = objective.model_fields_set
+    # By value and not by mention: a resolved recipe, which mentions every setting, must load again.
+    changed = {name for name, field in ObjectiveConfig.model_fields.items() if getattr(objective, name) != field.default}
     if objective.terms is not None:
-        beside = sorted(given & {"alpha", "temperature", "divergence", "beta", "label_smoothing"})
+        beside = sorted(changed & {"alpha", "temperature", "divergence", "beta", "label_smoothing"})
         if beside:
             raise UserError(f"objective.{beside[0]}: does not act beside objective.terms; set it within a term")
         names = [term.type for term in objective.terms]
@@ -114,9 +122,9 @@ def _check_objective(objective: ObjectiveConfig) -> None:
         if not (needs_labels(objective) or needs_teacher_signal(objective)):
             raise UserError("objective.terms: every weight is 0, so there is nothing to train on")
         return
-    if objective.divergence == "logit_mse" and "temperature" in given:
+    if objective.divergence == "logit_mse" and "temperature" in changed:
         raise UserError("objective.temperature: does not act on the divergence logit_mse; leave it out")
-    if objective.divergence != "jensen_shannon" and "beta" in given:
+    if objective.divergence != "jensen_shannon" and "beta" in changed:
         raise UserError(
             f"objective.beta: acts on jensen_shannon only, and objective.divergence is {objective.divergence}"
         )

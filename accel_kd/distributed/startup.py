@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType
+from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.errors import UserError
 
@@ -32,6 +33,8 @@ def start(precision: str | None) -> Accelerator:
             program does not run.
     """
     _refuse_lost_processes(os.environ)
+    # A bar for each file that is loaded or written would drown the one bar that counts.
+    disable_progress_bar()
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision is not None and launched != "no" and launched != precision:
         raise UserError(

@@ -72,7 +72,8 @@ class WandbTracker:
 
         Raises `UserError`, in one line without secrets, if wandb is missing, WANDB_MODE is unknown, there is no key
         or a bad one for an online run, the server is not reached in time, or the directory or the run id file cannot
-        be used. An unreachable server takes about twice `init_timeout_seconds`, as wandb waits for it twice.
+        be used. An unreachable server takes `init_timeout_seconds` and the ten seconds or so that wandb's login waits;
+        before wandb 0.29 the login waits for minutes.
         """
         assert self._run is None, "start() was called twice"
         chosen = ChosenMode("offline" if self._mode == "offline" else "online", f"tracking.mode={self._mode}")
@@ -205,4 +206,4 @@ def _reason(error: Exception, credentials: str | None) -> str:
         if len(secret) >= 8:  # a shorter one, such as "true", is no secret and would riddle the words
             reason = reason.replace(secret, "***")
     reason = re.sub(r"://[^/\s@]*@", "://***@", reason)
-    return reason[:_LONGEST_REASON].rstrip(".")
+    return reason[:_LONGEST_REASON].rstrip(".: ")

@@ -104,7 +104,7 @@ def records_of(run_file: Path) -> dict[str, list[dict[str, Any]]]:
     finished = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_file)], capture_output=True, text=True
     )
-    if finished.returncode != 0 and "No such command" in finished.stderr:
+    if finished.returncode != 0 and "No such" in finished.stderr:  # command, or option: the reader grew over versions
         pytest.skip("this wandb has no reader for run files")
     assert finished.returncode == 0, finished.stderr
     records: dict[str, list[dict[str, Any]]] = {}
@@ -222,13 +222,19 @@ def test_an_online_start_without_a_key_stops_at_once_and_asks_nothing(tmp_path: 
 
 
 def test_an_unreachable_server_stops_the_start_in_bounded_time(tmp_path: Path) -> None:
-    environ = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://user:planted@127.0.0.1:9"}
+    environ = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     started = time.monotonic()
     result = run_in_other_process(tmp_path, environ=environ, mode="online", init_timeout_seconds=3)
     assert time.monotonic() - started < 40
     assert_one_clear_line(result["error"], "tracking.mode=online", "127.0.0.1:9", "tracking.mode=offline")
-    assert "planted" not in result["error"]
     assert (tmp_path / "run" / "wandb_run_id").read_text().strip(), "the id is kept before wandb is asked"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_server_address_that_wandb_refuses_stops_the_start_without_its_password(tmp_path: Path, mode: str) -> None:
+    result = run_in_other_process(tmp_path, environ={"WANDB_BASE_URL": "htp://user:planted@example.org"}, mode=mode)
+    assert_one_clear_line(result["error"], f"tracking.mode={mode}", "base_url", "tracking.mode=disabled")
+    assert "planted" not in result["error"]
 
 
 def test_wandb_missing_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,3 +409,27 @@ def test_calls_before_the_start_do_nothing(tmp_path: Path) -> None:
     tracker.finish(RunStatus.FAILED)
     assert tracker.sync_hint is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["environment", "netrc"])
+def test_a_key_that_wandb_quotes_in_its_error_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if source == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    else:
+        (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}")
+
+    def refuse(**_: Any) -> None:
+        raise RuntimeError(f"refused\nkey {KEY}")
+
+    loaded = SimpleNamespace(api_key=None, identity_token_file=None, base_url="https://api.wandb.ai")
+    settings = type("Settings", (SimpleNamespace,), {"model_fields": {}})
+    fake = SimpleNamespace(setup=lambda: SimpleNamespace(settings=loaded), Settings=settings, init=refuse)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(UserError) as caught:
+        WandbTracker("online", "kd", None, tmp_path, tmp_path / "id").start(RUN)
+    assert_one_clear_line(f"UserError: {caught.value}", "RuntimeError: refused key ***")
+    assert caught.value.__cause__ is None, "whose traceback would show it"

@@ -1,0 +1,41 @@
+"""Leaves global state as it was found, and shares what is slow to make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Tiny matrices on two threads wait for each other, and for whatever else the machine does.
+os.environ["OMP_NUM_THREADS"] = "1"
+# No test may ask a network; a library that tries fails at once instead of waiting for it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402 (reads the number of threads when it is imported)
+
+from tests.support.tiny import write_data, write_model  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_generators_for_every_test() -> Iterator[None]:
+    """A test neither sees nor changes the random state of another."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.random.set_rng_state(state)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A four-layer BERT-like classifier with random weights and the label names of the tiny data."""
+    return write_model(tmp_path_factory.mktemp("teacher"), "bert", layers=4)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """203 train, 53 validation and 61 test rows."""
+    return write_data(tmp_path_factory.mktemp("data"))
