@@ -90,6 +90,7 @@ class WandbTracker:
             raise UserError(_explain(error, chosen, self._credentials)) from None
         if chosen.mode == "offline":
             self._sync_hint = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+        _logger.info("W&B: %s", self._run.url if self._sync_hint is None else f"offline; later: {self._sync_hint}")
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
         """Queue one row; raises nothing. A failure is logged once and the row is lost here."""
@@ -154,6 +155,8 @@ class WandbTracker:
 
         settings = wandb.Settings(
             init_timeout=self._init_timeout_seconds,
+            # Its dozen lines at the start and the end of each run would drown ours.
+            silent=True,
             console="off",
             save_code=False,
             disable_code=True,
