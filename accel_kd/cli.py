@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from accel_kd import __version__
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
@@ -22,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 2 for a mistake of the user's (one line on standard error), 1 for a failure.
     """
-    parsed = _parse(arguments)
     _set_up_logging()
     try:
+        parsed = _parse(arguments)
         parsed.command(parsed)
     except UserError as error:
-        _complain(f"accel-kd: {error}")
+        _complain("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()))
         return EXIT_USER_ERROR
     except RunFailure as error:
         _complain(f"accel-kd: failed: {error}")
@@ -50,8 +51,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake on the command line is one line too, and not the usage with the mistake below it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="accel-kd",
         description="Distils a large Transformers model into a small one, on one device or many.",
         epilog="Several devices: accelerate launch --config_file launch_configs/ddp.yaml -m accel_kd distill RECIPE",
@@ -84,10 +92,10 @@ def _distill(parsed: argparse.Namespace) -> None:
     config = load_recipe(parsed.recipe, parsed.overrides)
     _quieten_libraries()
     from accel_kd.distill import distill
-    from accel_kd.export.results_table import results_table
+    from accel_kd.export.results_table import LEGEND, results_table
 
     figures = distill(config)
-    _say(f"\n{results_table(figures)}\n\nThe student is in {config.run.directory}/student")
+    _say(f"\n{results_table(figures)}\n{LEGEND}\n\nThe student is in {config.run.directory}/student")
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

@@ -180,20 +180,33 @@ def score_teacher(
     logger.info("teacher: validation accuracy %.4f", accuracy)
     threshold = chance_threshold(scores.rows.labels, len(session.data.label_names))
     if accuracy <= threshold:
-        unnamed = are_unnamed(names_in_order(streaming.model.config))
-        message = (
-            f"teacher.model: scores {accuracy:.4f} on {scored.validation.num_examples} validation examples, where "
-            f"guessing gives up to {threshold:.4f}: probably its labels stand in another order than the data's"
-            f"{' (they have no names in its config.json)' if unnamed else ''}"
+        found = (
+            f"scores {accuracy:.4f} on {scored.validation.num_examples} validation examples, where guessing gives up "
+            f"to {min(threshold, 1.0):.4f}"
         )
-        if not (session.config.teacher.accept_chance_accuracy or teacher.is_finetuned_here):
-            raise UserError(f"{message}; name them there, or go on with teacher.accept_chance_accuracy=true")
-        logger.warning(message)
+        if teacher.is_finetuned_here:
+            logger.warning(f"teacher.finetune: the teacher learnt next to nothing: it {found}")
+        elif session.config.teacher.accept_chance_accuracy:
+            logger.warning(f"teacher.model: {found}; accepted by teacher.accept_chance_accuracy")
+        else:
+            reason = _why_at_chance(threshold, are_unnamed(names_in_order(streaming.model.config)))
+            raise UserError(f"teacher.model: {found}: {reason}, or go on with teacher.accept_chance_accuracy=true")
     facts = {f"teacher/eval_{name}": value for name, value in scores.metrics.items()}
     if scored.test is not None:
         test = scored.test.score_teacher(streaming)
         facts |= {f"teacher/test_{name}": value for name, value in test.metrics.items()}
     return facts | {"teacher/num_parameters": streaming.model.num_parameters()}
+
+
+def _why_at_chance(threshold: float, unnamed: bool) -> str:
+    if threshold >= 1.0:
+        return "too few to tell it from guessing; validate on more"
+    if unnamed:
+        return (
+            "probably its labels stand in another order than the data's (they have no names in its config.json); "
+            "name them there"
+        )
+    return "it may not have been trained on these labels; fine-tune it with teacher.finetune={}"
 
 
 def write_card(session: Session) -> None:

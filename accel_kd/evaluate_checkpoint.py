@@ -24,6 +24,8 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     Raises:
         UserError: the checkpoint cannot be loaded, its labels are not the data's, or there is no such split.
     """
+    if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
+        raise UserError(f"--output: {output!r} is a folder, or lies in one that does not exist; name a file")
     accelerator = startup.start(config.training.precision)
     data = read_data(config)
     if split not in data.splits:

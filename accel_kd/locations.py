@@ -30,13 +30,25 @@ def locate(name: str, setting: str) -> Location:
     """
     if name.startswith(_PACKAGE):
         return Location(name, _inside_package(name, setting))
-    path = Path(name).expanduser()
-    if path.exists():
+    path = expanded(name, setting)
+    if name and path.exists():
         return Location(name, path)
     looks_like_path = name.startswith((".", "/", "~")) or path.suffix in {".csv", ".json", ".jsonl", ".parquet"}
     if looks_like_path or not _HUB_ID.fullmatch(name):
         raise UserError(f"{setting}: {name!r} does not exist (looked from {Path.cwd()})")
     return Location(name, None)
+
+
+def expanded(name: str, setting: str) -> Path:
+    """The path with its `~` replaced.
+
+    Raises:
+        UserError: this machine knows no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{setting}: {name!r} names a user whom this machine does not know") from error
 
 
 def _inside_package(name: str, setting: str) -> Path:

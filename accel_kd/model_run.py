@@ -120,7 +120,10 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     summary = _summary(accelerator, run, result, meter, scores, test)
     summary |= {"num_parameters": num_parameters, "perf/seconds": time.perf_counter() - started}
     on_main_rank(accelerator, lambda: _record(run, summary, scores, test))
-    return summary
+    by_label = {"validation": run.task.accuracy_by_label(scores.rows)}
+    if test is not None:
+        by_label["test"] = run.task.accuracy_by_label(test.rows)
+    return summary | {"accuracy_by_label": by_label}
 
 
 def _fit(

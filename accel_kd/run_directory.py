@@ -74,8 +74,9 @@ class RunDirectory:
         if not present:
             return
         attempts = self.path / "attempts"
-        number = len(list(attempts.iterdir())) + 1 if attempts.is_dir() else 1
-        target = attempts / str(number)
+        # Above the highest and not as many as there are: an attempt may have been deleted by hand.
+        taken = [int(entry.name) for entry in attempts.glob("*") if entry.name.isdecimal()]
+        target = attempts / str(max(taken, default=0) + 1)
         target.mkdir(parents=True)
         for path in present:
             path.rename(target / path.name)
@@ -108,8 +109,10 @@ def open_run(
     path = directory.path
     if path.exists() and not path.is_dir():
         raise UserError(f"run.directory: {path} is a file")
-    if not directory.config.is_file():
-        if path.is_dir() and any(path.iterdir()):
+    beside_recipe = set(path.iterdir()) - {directory.config} if path.is_dir() else set()
+    # A recipe alone is what a run leaves that was refused before it began: the next attempt takes its place.
+    if not beside_recipe or not directory.config.is_file():
+        if beside_recipe:
             raise UserError(f"run.directory: {path} is not empty and holds no run; choose another run.directory")
         if resume == "must":
             raise UserError(f"run.resume: must, but {path} holds no run")

@@ -53,6 +53,7 @@ def read_data(config: RunConfig) -> LabelledSplits:
     )
     if data.out_of_scope is not None and data.out_of_scope not in labelled.label_names:
         raise UserError(f"data.out_of_scope: {data.out_of_scope!r} is not among the {len(labelled.label_names)} labels")
+    _check_metric_is_defined(config, labelled)
     train = labelled.splits["train"]
     if data.max_train_examples is not None:
         train = train.take(content_order(train.ids, "subset")[: data.max_train_examples])
@@ -95,6 +96,16 @@ def training_loader(training: TrainingConfig, split: TokenisedSplit, accelerator
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+
+
+def _check_metric_is_defined(config: RunConfig, labelled: LabelledSplits) -> None:
+    """The metrics of an out-of-scope label exist only where validation has examples on the side that they look at."""
+    metric, name = config.evaluation.metric, config.data.out_of_scope
+    if name is None or metric not in {"in_scope_accuracy", "out_of_scope_recall"}:
+        return
+    outside = labelled.splits["validation"].labels == labelled.label_names.index(name)
+    if not (outside if metric == "out_of_scope_recall" else ~outside).any():
+        raise UserError(f"evaluation.metric: {metric} has no example among the {len(outside)} of the validation split")
 
 
 def _teacher_names(config: RunConfig) -> Callable[[], Sequence[str] | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +11,8 @@ from accelerate import Accelerator
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
+from accel_kd.errors import UserError
+from accel_kd.locations import expanded
 from accel_kd.run_directory import RunDirectory, RunState, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
 
@@ -31,7 +32,7 @@ class Session:
 def run_directory(config: RunConfig) -> RunDirectory:
     """Where the run's files go."""
     assert config.run.directory is not None, "load_recipe sets it"
-    return RunDirectory(Path(config.run.directory).expanduser())
+    return RunDirectory(expanded(config.run.directory, "run.directory"))
 
 
 def open_run_directory(config: RunConfig) -> RunState:
@@ -44,7 +45,7 @@ def open_run_directory(config: RunConfig) -> RunState:
         run_directory(config),
         config_text=to_yaml(config),
         settings=_identity(config.model_dump(mode="json")),
-        old_settings=lambda text: _identity(yaml.safe_load(text)),
+        old_settings=_identity_of_text,
         resume=config.run.resume,
     )
 
@@ -52,6 +53,15 @@ def open_run_directory(config: RunConfig) -> RunState:
 def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
     """The task of the recipe."""
     return SequenceClassification(label_names, config.data.out_of_scope)
+
+
+def _identity_of_text(text: str) -> dict[str, Any]:
+    try:
+        return _identity(yaml.safe_load(text))
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            "run.directory: it holds a config.yaml that no run wrote; choose another run.directory"
+        ) from error
 
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,10 @@ import os
 from accel_kd.config.schema import FinetuneConfig, ObjectiveConfig, RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 
+_METRICS = ("loss", "accuracy", "macro_f1", "calibration_error")
+_OUT_OF_SCOPE_METRICS = ("in_scope_accuracy", "out_of_scope_recall")
+_TEACHER_METRICS = ("teacher_agreement", "teacher_kl")
+
 
 def launched_world_size() -> int:
     """Ranks that the launcher says it started: `WORLD_SIZE` of torchrun and `accelerate launch`, 1 without it.
@@ -74,6 +78,7 @@ def check(config: RunConfig) -> None:
     _check_objective(config.objective)
     _check_teacher_is_used(config)
     _check_data(config)
+    _check_metric(config)
     world_size = launched_world_size()
     accumulation_steps(config.training, world_size)
     if config.teacher.finetune is not None:
@@ -111,7 +116,9 @@ def _check_models(config: RunConfig) -> None:
 
 def _check_objective(objective: ObjectiveConfig) -> None:
     # By value and not by mention: a resolved recipe, which mentions every setting, must load again.
-    changed = {name for name, field in ObjectiveConfig.model_fields.items() if getattr(objective, name) != field.default}
+    changed = {
+        name for name, field in ObjectiveConfig.model_fields.items() if getattr(objective, name) != field.default
+    }
     if objective.terms is not None:
         beside = sorted(changed & {"alpha", "temperature", "divergence", "beta", "label_smoothing"})
         if beside:
@@ -143,6 +150,16 @@ def _check_teacher_is_used(config: RunConfig) -> None:
         raise UserError(
             "teacher.finetune: the teacher would be fine-tuned and then not used, since objective.alpha is 1"
         )
+
+
+def _check_metric(config: RunConfig) -> None:
+    metric, known = config.evaluation.metric, (*_METRICS, *_OUT_OF_SCOPE_METRICS, *_TEACHER_METRICS)
+    if metric not in known:
+        raise UserError(f"evaluation.metric: {metric!r} is unknown; it may be {', '.join(known)}")
+    if metric in _OUT_OF_SCOPE_METRICS and config.data.out_of_scope is None:
+        raise UserError(f"evaluation.metric: {metric} needs to know which label that is; set data.out_of_scope")
+    if metric in _TEACHER_METRICS and not needs_teacher_signal(config.objective):
+        raise UserError(f"evaluation.metric: {metric} compares with a teacher, and objective.alpha is 1")
 
 
 def _check_data(config: RunConfig) -> None:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from accel_kd.config.checks import check
-from accel_kd.config.schema import RunConfig
+from accel_kd.config.schema import A_LIST, ONE_NUMBER, RunConfig
 from accel_kd.errors import UserError
 
 
@@ -78,6 +78,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -94,7 +96,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         raise UserError(f"{source} is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
-    except (ValueError, RecursionError) as error:
+    except Exception as error:  # what PyYAML's constructors meet, such as the 13th month of a date, it lets through
         raise UserError(f"{source} is not valid YAML: {error}") from error
 
 
@@ -116,15 +118,18 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 def _explain(item: Any) -> str:
     """One pydantic error as one line: the setting, what was found, what it may be."""
-    location = [str(part) for part in item["loc"]]
+    location = [str(part) for part in item["loc"] if part not in (ONE_NUMBER, A_LIST)]
     if item["type"] == "extra_forbidden":
         return f"{'.'.join(location)}: unknown{_near_miss(location)}"
     if item["type"] == "missing":
         return f"{'.'.join(location)}: missing; this setting is required"
     found = item["input"]
+    if item["type"] == "model_type":
+        return f"{'.'.join(location)}: is a section, with settings of its own; found {found!r}"
     # What a section holds can be long; what a setting holds is shown.
     shown = f"; found {found!r}" if not isinstance(found, (dict, list)) else ""
-    message = item["msg"][0].lower() + item["msg"][1:]
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{'.'.join(location)}: {message}{shown}"
 
 
@@ -153,15 +158,19 @@ def _settings_by_section() -> dict[str, list[str]]:
 
 def _section_at(location: list[str]) -> type[BaseModel] | None:
     """The section class that the keys in `location` lead to."""
-    section: type[BaseModel] = RunConfig
+    sections: list[type[BaseModel]] = [RunConfig]
     for key in location:
-        field = section.model_fields.get(key)
-        if field is None:
-            # Lists of terms: pydantic puts the index and the discriminator's value into the location.
-            continue
-        candidates = [field.annotation, *typing.get_args(field.annotation)]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            return None
-        section = nested[0]
-    return section
+        fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+        if fields:
+            sections = _sections_within(fields[0].annotation)
+        elif not key.isdecimal():
+            # Lists of terms: pydantic puts the index and the term's type into the location.
+            sections = [s for s in sections if key in typing.get_args(s.model_fields["type"].annotation)]
+    return sections[0] if len(sections) == 1 else None
+
+
+def _sections_within(annotation: Any) -> list[type[BaseModel]]:
+    """The section classes that an annotation speaks of, within lists and unions too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in typing.get_args(annotation) for section in _sections_within(part)]

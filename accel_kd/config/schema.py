@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, FiniteFloat, Tag
 
-Fraction = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
-OpenFraction = Annotated[FiniteFloat, Field(gt=0.0, le=1.0)]
-Positive = Annotated[FiniteFloat, Field(gt=0.0)]
-NonNegative = Annotated[FiniteFloat, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+ONE_NUMBER, A_LIST = "one number", "a list"
+"""The two ways to write a setting that takes either; they stand in pydantic's locations, and not in a recipe."""
+
+
+def _refuse_bool(value: Any) -> Any:
+    """A `yes` where a number belongs must not become 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Number = Annotated[FiniteFloat, BeforeValidator(_refuse_bool)]
+Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[Number, Field(gt=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0)]
+NonNegative = Annotated[Number, Field(ge=0.0)]
+Count = Annotated[Integer, Field(ge=1)]
+Layers = Annotated[
+    Annotated[Count, Tag(ONE_NUMBER)] | Annotated[list[Annotated[Integer, Field(ge=0)]], Tag(A_LIST)],
+    Discriminator(lambda value: A_LIST if isinstance(value, list) else ONE_NUMBER),
+]
 
 
 def _spell_out_no(value: Any) -> Any:
@@ -85,7 +102,7 @@ class FinetuneConfig(Section):
     """Peak learning rate."""
     weight_decay: NonNegative | None = None
     """AdamW's weight decay."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[Integer, Field(ge=0)] | None = None
     """Seed of the classifier head, the order and the dropout."""
 
 
@@ -114,9 +131,9 @@ class TeacherConfig(ModelConfig):
 class StudentConfig(ModelConfig):
     init: Literal["checkpoint", "random", "teacher_layers"] = "checkpoint"
     """`checkpoint`: the weights of `model`; `random`: its config only; `teacher_layers`: copied from the teacher."""
-    layers: Count | list[Annotated[int, Field(ge=0)]] | None = None
+    layers: Layers | None = None
     """With `teacher_layers`: the teacher's layers to keep, or how many, evenly spaced; default half of them."""
-    dropout: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] | None = None
+    dropout: Annotated[Number, Field(ge=0.0, lt=1.0)] | None = None
     """Every dropout probability of the student; default as its config says."""
 
 
@@ -125,7 +142,7 @@ class HardLabelTerm(Section):
     """Cross-entropy with the labels."""
     weight: NonNegative = 1.0
     """Weight in the loss."""
-    label_smoothing: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] = 0.0
+    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the target that is spread evenly over all labels."""
 
 
@@ -179,7 +196,7 @@ class ObjectiveConfig(Section):
     """What stands beside the hard labels."""
     beta: Fraction = 0.5
     """The teacher's share of the Jensen-Shannon mixture: 0 is forward KL, 1 reverse KL."""
-    label_smoothing: Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)] = 0.0
+    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of a hard target that is spread evenly over all labels."""
     terms: Annotated[list[Term], Field(min_length=1)] | None = None
     """Any list of weighted terms, in place of all the settings above."""
@@ -210,11 +227,11 @@ class TrainingConfig(Section):
     """How an optimizer step is executed."""
     group_by_length: bool = True
     """Put texts of like length into one batch; the order depends on seed and epoch only."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[Integer, Field(ge=0)] = 42
     """Seed of new weights, of the order and of dropout."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better `evaluation.metric`."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[Integer, Field(ge=0)] = 0
     """Processes that prepare batches ahead; 0: the training process itself."""
 
 

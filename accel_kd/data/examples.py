@@ -34,6 +34,14 @@ class RawSplit:
     texts: list[str]
     pairs: list[str] | None
     labels: list[Any]
+    train_rows: list[int] | None = None
+    """Which rows of the source's train split these are, where they were cut from it."""
+
+    def where(self, row: int, split: str) -> str:
+        """Names a row as whoever looks into the source finds it."""
+        if self.train_rows is None:
+            return f"row {row} of the split {split!r}"
+        return f"row {self.train_rows[row]} of the split 'train'"
 
 
 @dataclass(frozen=True)
@@ -112,27 +120,32 @@ def content_order(ids: Sequence[str], salt: str) -> NDArray[np.int64]:
 def cut_validation(train: RawSplit, fraction: float) -> tuple[RawSplit, RawSplit]:
     """Train and validation, cut by content: equal rows fall on the same side, and the file's order does not matter.
 
+    It is the rows with a label that are cut; the others stay in train, since nothing can be scored on them.
+
     Raises:
         UserError: too few rows to leave both sides one.
     """
     order = content_order(train.ids, "validation")
+    has_label = np.array([label is not None for label in train.labels])
+    if has_label.any():  # else the labels are refused when they are encoded
+        order = order[has_label[order]]
     size = max(1, round(fraction * len(order)))
     contents = [train.ids[row].partition("-")[0] for row in order]
     while size < len(order) and contents[size - 1] == contents[size]:
         size += 1
     if size >= len(order):
         raise UserError(
-            f"data.validation_fraction: {fraction} of {len(order)} train rows leaves none to train on; "
+            f"data.validation_fraction: {fraction} of {len(order)} labelled train rows leaves none to train on; "
             "name a validation split or lower it"
         )
-    return _pick(train, np.sort(order[size:])), _pick(train, np.sort(order[:size]))
+    validation = np.sort(order[:size])
+    return _pick(train, np.setdiff1d(np.arange(len(train.ids)), validation)), _pick(train, validation)
 
 
 def _pick(split: RawSplit, rows: NDArray[np.int64]) -> RawSplit:
     pairs = None if split.pairs is None else [split.pairs[i] for i in rows]
-    return RawSplit(
-        [split.ids[i] for i in rows], [split.texts[i] for i in rows], pairs, [split.labels[i] for i in rows]
-    )
+    labels = [split.labels[i] for i in rows]
+    return RawSplit([split.ids[i] for i in rows], [split.texts[i] for i in rows], pairs, labels, rows.tolist())
 
 
 def _texts(dataset: Dataset, column: str, setting: str, split: str) -> list[str]:

@@ -12,6 +12,9 @@ from accel_kd.data.examples import Examples, RawSplit
 from accel_kd.errors import UserError
 from accel_kd.signals import IGNORED_LABEL
 
+_MOST_UNNAMED_LABELS = 100_000
+"""An integer beyond is an id or a time, not a class; a head for it would take all the memory there is."""
+
 
 @dataclass(frozen=True)
 class LabelledSplits:
@@ -45,7 +48,7 @@ def encode_labels(
         for row, value in enumerate(raw.labels):
             if value is None:
                 hint = "; data.allow_unlabelled=true accepts such rows" if split == "train" else ""
-                raise UserError(f"data.label: row {row} of the split {split!r} has no label{hint}")
+                raise UserError(f"data.label: {raw.where(row, split)} has no label{hint}")
     given = [value for value in splits["train"].labels if value is not None]
     if not given:
         raise UserError("data.label: no train row has a label, so the labels are not known; set data.label_names")
@@ -54,10 +57,11 @@ def encode_labels(
         names = list(label_names) if label_names is not None else sorted({str(value) for value in given})
     else:
         names = _names_of_integers(given, label_names, other_names)
+    train = _encode(splits["train"], "train", names, by_name)
     if len(names) < 2:
         raise UserError(f"data.label: only one label ({names[0]!r}) in the train split; a classifier needs two")
-    encoded = {split: _encode(raw, split, names, by_name) for split, raw in splits.items()}
-    return LabelledSplits(encoded, names)
+    held_out = {split: _encode(raw, split, names, by_name) for split, raw in splits.items() if split != "train"}
+    return LabelledSplits({"train": train, **held_out}, names)
 
 
 def _names_of_integers(
@@ -69,6 +73,8 @@ def _names_of_integers(
     theirs = other_names()
     if theirs is not None and len(theirs) > highest:
         return list(theirs)
+    if highest >= _MOST_UNNAMED_LABELS:
+        raise UserError(f"data.label: holds the integer {highest}, which is no class; name the column of the labels")
     return [f"LABEL_{number}" for number in range(highest + 1)]
 
 
@@ -78,7 +84,7 @@ def _encode(raw: RawSplit, split: str, names: list[str], by_name: bool) -> Examp
     for row, value in enumerate(raw.labels):
         if value is None:
             continue
-        where = f"data.label: row {row} of the split {split!r}"
+        where = f"data.label: {raw.where(row, split)}"
         if by_name:
             if not isinstance(value, str):
                 raise UserError(f"{where} holds {value!r}, but other rows hold names")
@@ -88,7 +94,8 @@ def _encode(raw: RawSplit, split: str, names: list[str], by_name: bool) -> Examp
         else:
             number = _as_integer(value)
             if number is None:
-                raise UserError(f"{where} holds {value!r}, but other rows hold integers")
+                what = "other rows hold integers" if isinstance(value, str) else "a label is a name or an integer"
+                raise UserError(f"{where} holds {value!r}, but {what}")
             if not 0 <= number < len(names):
                 raise UserError(f"{where} holds {number}, outside 0 to {len(names) - 1} ({len(names)} labels)")
             labels[row] = number

@@ -117,10 +117,14 @@ def tokenise(
     """The texts as `tokenizer` gives them, cut to `max_length` tokens, with the features that the model reads.
 
     Raises:
-        UserError: the tokenizer has no padding token.
+        UserError: the tokenizer has no padding token, or `max_length` leaves no room for text.
     """
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no padding token, which batches need")
+    special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
+    if max_length <= special:
+        # The tokenizer would not cut at all.
+        raise UserError(f"data.max_length: {max_length} leaves no room for text beside {special} special tokens")
     pairs: dict[str, Any] = {} if examples.pairs is None else {"text_pair": examples.pairs}
     encoded = tokenizer(
         examples.texts, **pairs, truncation=True, max_length=max_length, return_attention_mask=False, verbose=False

@@ -109,6 +109,8 @@ def _load_files(format_name: str, files: list[str]) -> Dataset:
         return load_dataset(format_name, data_files=files, split="train")
     except Exception as error:  # parsers of four formats, each with its own errors
         cause = error.__cause__ or error
+        if isinstance(cause, StopIteration) or "corresponds to no data" in str(cause):
+            raise UserError(f"data.path: {', '.join(files)} holds no rows") from error
         raise UserError(
             f"data.path: {', '.join(files)} cannot be read as {format_name}: {_first_line(cause)}"
         ) from error
@@ -124,7 +126,10 @@ def _clinc_layout(file: Path) -> dict[str, Dataset] | None:
         return None
     splits = {}
     for theirs, ours in _CLINC_SPLITS.items():
-        rows = [*content[theirs], *content.get(f"oos_{theirs}", [])]
+        parts = [content[theirs], content.get(f"oos_{theirs}", [])]
+        if not all(isinstance(part, list) for part in parts):
+            raise UserError(f"data.path: {file}, split {theirs!r}: not a list of pairs [text, label]")
+        rows = [row for part in parts for row in part]
         for number, row in enumerate(rows):
             if not (isinstance(row, list) and len(row) == 2):
                 raise UserError(f"data.path: {file}, split {theirs!r}, row {number}: not a pair [text, label]: {row!r}")

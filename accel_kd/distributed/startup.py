@@ -15,6 +15,13 @@ from accel_kd.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What the launcher sets for a strategy, also where Accelerate then starts without it."""
+_SUPPORTED = "use one process or DDP (launch_configs/single_gpu.yaml, launch_configs/ddp.yaml)"
 _STRATEGIES = {
     DistributedType.NO: "one process",
     DistributedType.MULTI_CPU: "DDP over gloo",
@@ -33,6 +40,7 @@ def start(precision: str | None) -> Accelerator:
             program does not run.
     """
     _refuse_lost_processes(os.environ)
+    _refuse_unsupported(os.environ)
     # A bar for each file that is loaded or written would drown the one bar that counts.
     disable_progress_bar()
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -49,13 +57,16 @@ def start(precision: str | None) -> Accelerator:
     if not has_device:
         # DeepSpeed, which Accelerate imports, otherwise warns that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        # Without this, several CPU processes each believe that they are alone.
-        cpu=not has_device or os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"},
-        # The order and the sharding of examples are our own; nothing of them is left to a prepared loader.
-        dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            # Without this, several CPU processes each believe that they are alone.
+            cpu=not has_device or os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"},
+            # The order and the sharding of examples are our own; nothing of them is left to a prepared loader.
+            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+        )
+    except ValueError as error:  # what the launcher should have set is missing or makes no sense
+        raise UserError(f"launch: Accelerate cannot start from what the launcher set: {error}") from error
     _prove(accelerator)
     return accelerator
 
@@ -80,11 +91,18 @@ def _refuse_lost_processes(environment: Mapping[str, str]) -> None:
         )
 
 
+def _refuse_unsupported(environment: Mapping[str, str]) -> None:
+    for variable, strategy in _UNSUPPORTED.items():
+        if environment.get(variable, "false").lower() in {"true", "1"}:
+            raise UserError(
+                f"launch: the launcher was told to use {strategy}, which this version does not support; {_SUPPORTED}"
+            )
+
+
 def _prove(accelerator: Accelerator) -> None:
     if accelerator.distributed_type not in _STRATEGIES:
         raise UserError(
-            f"launch: the strategy {accelerator.distributed_type.value} is not supported by this version; "
-            "use one process or DDP (launch_configs/single_gpu.yaml, launch_configs/ddp.yaml)"
+            f"launch: the strategy {accelerator.distributed_type.value} is not supported by this version; {_SUPPORTED}"
         )
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:

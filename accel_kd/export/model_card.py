@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from accel_kd.export.results_table import results_table
+from accel_kd.export.results_table import LEGEND, results_table
 
 _TEMPLATE = """---
 {metadata}
@@ -21,6 +21,8 @@ _TEMPLATE = """---
 ## Results
 
 {table}
+
+{legend}.
 
 Scored on {test_examples} test and {validation_examples} validation examples; accuracy is by argmax.
 {kept}
@@ -94,6 +96,7 @@ def write_model_card(
         title=title,
         introduction=_introduction(config, summary),
         table=results_table(models),
+        legend=LEGEND[0].upper() + " ".join(LEGEND[1:].split()),
         test_examples=summary["num_examples"].get("test", 0),
         validation_examples=summary["num_examples"]["validation"],
         train_examples=summary["num_examples"]["train"],

@@ -7,14 +7,17 @@ from typing import Any
 
 COLUMNS = {
     "num_parameters": "parameters",
-    "eval/accuracy": "validation accuracy",
-    "test/accuracy": "test accuracy",
+    "eval/accuracy": "validation",
+    "test/accuracy": "test",
     "test/in_scope_accuracy": "in scope",
-    "test/out_of_scope_recall": "out-of-scope recall",
+    "test/out_of_scope_recall": "oos recall",
     "test/macro_f1": "macro F1",
-    "test/teacher_agreement": "agrees with teacher",
-    "test/calibration_error": "calibration error",
+    "test/teacher_agreement": "agreement",
+    "test/calibration_error": "ECE",
 }
+LEGEND = """validation, test: accuracy by argmax; all further columns are of the test split: in scope, accuracy without the
+out-of-scope examples; oos recall, the share of those that is found; agreement, the share of examples on which the
+student says what the teacher says; ECE, expected calibration error"""
 
 
 def results_table(models: Mapping[str, Mapping[str, Any]]) -> str:

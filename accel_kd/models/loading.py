@@ -46,6 +46,8 @@ class Checkpoint:
         location = locate(self.name, self.setting)
         if location.path is None:
             return self.name
+        if self.revision is not None:
+            raise UserError(f"{self.section}.revision: chooses within the Hub, and {self.name!r} is a folder here")
         if not (location.path / "config.json").is_file():
             raise UserError(f"{self.setting}: {self.name!r} holds no config.json, so it is no model folder")
         return str(location.path)
@@ -63,11 +65,13 @@ def load_config(checkpoint: Checkpoint) -> PretrainedConfig:
         UserError: nothing readable there.
     """
     try:
-        return AutoConfig.from_pretrained(checkpoint.resolved(), **checkpoint.options())
+        config: PretrainedConfig = AutoConfig.from_pretrained(checkpoint.resolved(), **checkpoint.options())
     except UserError:
         raise
     except Exception as error:  # the hub client, JSON and transformers each raise their own
         raise _refusal(checkpoint, "configuration", error) from error
+    _refuse_misnumbered_labels(checkpoint, config)
+    return config
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -84,6 +88,21 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:  # as above, and the tokenizers library raises bare Exception
         raise _refusal(checkpoint, "tokenizer", error) from error
+    # Where the files are missing, Transformers makes a tokenizer that knows its special tokens and nothing else.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(f"{checkpoint.setting}: {checkpoint.name!r} holds no tokenizer; save it beside the model")
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{checkpoint.setting}: the tokenizer of {checkpoint.name!r} has no padding token, which batches need; "
+            "name one in its tokenizer_config.json"
+        )
+    embeddings = getattr(load_config(checkpoint), "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values())
+    if embeddings is not None and highest >= embeddings:
+        raise UserError(
+            f"{checkpoint.setting}: the tokenizer of {checkpoint.name!r} gives ids up to {highest}, and the model has "
+            f"embeddings for {embeddings} only: they do not belong together"
+        )
     return tokenizer
 
 
@@ -102,26 +121,32 @@ def load_classifier(
     """
     source = checkpoint.resolved()
     _refuse_pickle(checkpoint, Path(source))
-    options: dict[str, Any] = checkpoint.options() | {"dtype": dtype}
+    # What does not fit is looked at below, and named; Transformers only points to its log.
+    options: dict[str, Any] = checkpoint.options() | {"dtype": dtype, "ignore_mismatched_sizes": True}
     if not checkpoint.allow_pickle:
         options["use_safetensors"] = True
     if config is not None:
-        options |= {"config": config, "ignore_mismatched_sizes": True}
+        options["config"] = config
     try:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(source, **options)
+        model: PreTrainedModel
+        model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # as in load_config, and safetensors' own
         raise _refusal(checkpoint, "weights", error) from error
+    without_weights = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    _refuse_misnumbered_labels(checkpoint, model.config)
+    _refuse_gaps(checkpoint, model, without_weights, head_may_be_new=config is not None)
     return model
 
 
 def new_classifier(config: PretrainedConfig, setting: str) -> PreTrainedModel:
-    """A classifier of that configuration with random weights (drawn from torch's global generator).
+    """A classifier of that configuration with random fp32 weights (drawn from torch's global generator).
 
     Raises:
         UserError: the configuration's kind has no classifier.
     """
     try:
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        # Else it takes the precision that the checkpoint was saved in, and would be trained in that.
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except ValueError as error:
         kind = type(config).__name__
         raise UserError(f"{setting}: Transformers has no sequence classifier for {kind}") from error
@@ -142,6 +167,15 @@ def check_length(config: PretrainedConfig, max_length: int, setting: str) -> Non
         raise UserError(f"data.max_length: {max_length} tokens, but {setting} reads at most {positions}")
 
 
+def _refuse_misnumbered_labels(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    if set(config.id2label) != set(range(config.num_labels)):
+        numbers = ", ".join(map(str, config.id2label))
+        raise UserError(
+            f"{checkpoint.setting}: the config.json of {checkpoint.name!r} numbers its labels {numbers}; "
+            "they must run from 0 without a gap"
+        )
+
+
 def _refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
     if not folder.is_dir() or checkpoint.allow_pickle:
         return
@@ -154,7 +188,22 @@ def _refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
+def _refuse_gaps(checkpoint: Checkpoint, model: PreTrainedModel, names: set[str], *, head_may_be_new: bool) -> None:
+    """Transformers draws parameters at random where the checkpoint has none of that name and shape."""
+    if head_may_be_new:
+        # The pooler belongs to the head: many encoders are published without one.
+        encoder = f"{model.base_model_prefix}."
+        names = {name for name in names if name.startswith(encoder) and ".pooler." not in name}
+    if names:
+        raise UserError(
+            f"{checkpoint.setting}: {checkpoint.name!r} lacks weights that its config.json asks for, such as "
+            f"{min(names)} ({len(names)} in all); choose a complete checkpoint"
+            f"{'' if head_may_be_new else ' of a classifier, or fine-tune it first'}"
+        )
+
+
 def _refusal(checkpoint: Checkpoint, part: str, error: Exception) -> UserError:
     first_line = (str(error).strip().splitlines() or [""])[0]
-    what = f"{checkpoint.setting}: the {part} of {checkpoint.name!r} cannot be loaded"
-    return UserError(f"{what}: {type(error).__name__}: {first_line}")
+    where = "" if locate(checkpoint.name, checkpoint.setting).path else " from the Hub (there is no such folder here)"
+    what = f"{checkpoint.setting}: the {part} of {checkpoint.name!r} cannot be loaded{where}"
+    return UserError(f"{what}: {type(error).__name__}: {first_line.rstrip(': ')}")

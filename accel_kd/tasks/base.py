@@ -23,3 +23,7 @@ class Task(Protocol):
     def metrics(self, rows: ScoredRows) -> dict[str, float]:
         """The metrics of a whole split, without a prefix."""
         ...
+
+    def accuracy_by_label(self, rows: ScoredRows) -> dict[str, float]:
+        """Accuracy within each label that occurs in the split."""
+        ...

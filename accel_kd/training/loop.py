@@ -91,6 +91,7 @@ def train(
             log(rows)
             for row in rows:
                 progress.advance(row)
+            meter.resume_clock()
         if evaluation_is_due:
             metrics = evaluate()
             improved = not result.best_metrics or _is_better(metrics, result.best_metrics, settings.metric)

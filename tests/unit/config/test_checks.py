@@ -1,0 +1,177 @@
+"""Rules across sections: what cannot go together is refused, and what follows from the settings is counted right."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from accel_kd.config import checks
+from accel_kd.config.checks import (
+    accumulation_steps,
+    check,
+    finetune_training,
+    launched_world_size,
+    needs_labels,
+    needs_teacher_signal,
+)
+from accel_kd.config.schema import FinetuneConfig, ObjectiveConfig, RunConfig, TrainingConfig
+from accel_kd.errors import UserError
+from accel_kd.metrics.scored_rows import ScoredRows
+from accel_kd.tasks.sequence_classification import SequenceClassification
+
+
+def training(batch_size: int, micro_batch_size: int | None = None) -> TrainingConfig:
+    return TrainingConfig(batch_size=batch_size, micro_batch_size=micro_batch_size)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "world_size", "steps"),
+    [(48, None, 1, 1), (48, None, 4, 1), (48, 48, 1, 1), (48, 12, 4, 1), (48, 8, 1, 6), (48, 8, 2, 3), (48, 1, 3, 16)],
+)
+def test_the_micro_batches_of_all_ranks_and_steps_make_the_batch(
+    batch_size: int, micro_batch_size: int | None, world_size: int, steps: int
+) -> None:
+    assert accumulation_steps(training(batch_size, micro_batch_size), world_size) == steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "world_size", "message"),
+    [
+        (48, None, 5, "training.batch_size: 48 does not divide by the 5 ranks; 45 or 50 would"),
+        (3, None, 4, "training.batch_size: 3 does not divide by the 4 ranks; 4 would"),
+        (
+            48, 5, 2,
+            "training.micro_batch_size: 5 examples on each of 2 ranks do not divide training.batch_size 48; "
+            "micro_batch_size may be 1, 2, 3, 4, 6, 8, 12, 24, or batch_size 40 or 50",
+        ),
+        (
+            8, 16, 1,
+            "training.micro_batch_size: 16 examples on each of 1 ranks do not divide training.batch_size 8; "
+            "micro_batch_size may be 1, 2, 4, 8, or batch_size 16",
+        ),
+    ],
+)  # fmt: skip
+def test_a_remainder_is_refused_with_the_values_that_would_do(
+    batch_size: int, micro_batch_size: int | None, world_size: int, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        accumulation_steps(training(batch_size, micro_batch_size), world_size)
+    assert str(caught.value) == message
+
+
+def test_every_value_that_the_message_names_does_and_no_other() -> None:
+    for batch_size, micro, world_size in itertools.product(range(1, 25), range(1, 25), range(1, 5)):
+        divides = batch_size % (micro * world_size) == 0
+        try:
+            steps = accumulation_steps(training(batch_size, micro), world_size)
+        except UserError as error:
+            assert not divides
+            if "micro_batch_size may be" not in str(error):
+                continue
+            offered = str(error).partition("may be ")[2].partition(", or batch_size")[0]
+            for size in map(int, offered.split(", ")):
+                assert accumulation_steps(training(batch_size, size), world_size) >= 1
+        else:
+            assert divides and steps * micro * world_size == batch_size
+
+
+def test_the_launcher_says_how_many_ranks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launched_world_size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launched_world_size() == 4
+    for wrong in ("", "0", "-1", "two", "1.5"):
+        monkeypatch.setenv("WORLD_SIZE", wrong)
+        with pytest.raises(UserError, match=f"launch: WORLD_SIZE is '{wrong}'"):
+            launched_world_size()
+
+
+def test_fine_tuning_takes_from_training_what_it_does_not_set_itself() -> None:
+    student = TrainingConfig(epochs=7, batch_size=32, learning_rate=1e-3, seed=3, schedule="cosine", max_steps=100)
+    assert finetune_training(student, FinetuneConfig()) == student
+    theirs = finetune_training(student, FinetuneConfig(batch_size=16, learning_rate=1e-4, seed=0, weight_decay=0.0))
+    assert (theirs.batch_size, theirs.learning_rate, theirs.seed, theirs.weight_decay) == (16, 1e-4, 0, 0.0)
+    assert (theirs.epochs, theirs.schedule, theirs.max_steps) == (7, "cosine", 100)
+
+
+def test_a_cap_on_the_students_steps_does_not_cap_a_teacher_with_epochs_of_its_own() -> None:
+    student = TrainingConfig(epochs=7, max_steps=100)
+    assert finetune_training(student, FinetuneConfig(epochs=2)).max_steps is None
+    assert finetune_training(student, FinetuneConfig(epochs=2, max_steps=5)).max_steps == 5
+    assert finetune_training(student, FinetuneConfig(max_steps=5)).max_steps == 5
+
+
+def terms(*pairs: tuple[str, float]) -> ObjectiveConfig:
+    return ObjectiveConfig.model_validate({"terms": [{"type": name, "weight": weight} for name, weight in pairs]})
+
+
+@pytest.mark.parametrize(
+    ("objective", "teacher", "labels"),
+    [
+        (ObjectiveConfig(alpha=0.5), True, True),
+        (ObjectiveConfig(alpha=1.0), False, True),
+        (ObjectiveConfig(alpha=0.0), True, False),
+        (ObjectiveConfig(alpha=0.5, divergence="logit_mse"), True, True),
+        (terms(("hard_label", 1.0)), False, True),
+        (terms(("forward_kl", 1.0)), True, False),
+        (terms(("hard_label", 0.0), ("reverse_kl", 1.0)), True, False),
+        (terms(("hard_label", 1.0), ("logit_mse", 0.0)), False, True),
+    ],
+)
+def test_what_the_loss_reads(objective: ObjectiveConfig, teacher: bool, labels: bool) -> None:
+    assert (needs_teacher_signal(objective), needs_labels(objective)) == (teacher, labels)
+
+
+def config(**sections: dict[str, object]) -> RunConfig:
+    """A sound configuration with some sections replaced."""
+    sound = {"data": {"path": "d"}, "teacher": {"model": "t"}, "student": {"init": "teacher_layers"}}
+    return RunConfig.model_validate({**sound, **sections})
+
+
+def test_a_sound_configuration_passes() -> None:
+    check(config())
+    check(config(objective={"alpha": 1.0}))  # the student is still made of the teacher's layers
+    check(config(objective={"divergence": "jensen_shannon", "beta": 0.1}))
+    check(config(student={"init": "random", "model": "s"}, teacher={}, objective={"alpha": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "setting"),
+    [
+        ({"objective": {"terms": [{"type": "logit_mse", "weight": 0}]}}, "objective.terms"),
+        ({"objective": {"terms": [{"type": "logit_mse"}, {"type": "logit_mse"}]}}, "objective.terms"),
+        ({"objective": {"alpha": 0.0, "label_smoothing": 0.1}}, "objective.label_smoothing"),
+        ({"data": {"path": "d", "allow_unlabelled": True}, "objective": {"alpha": 1.0}}, "data.allow_unlabelled"),
+        ({"data": {"path": "d", "label_names": ["a", "b", "a"]}}, "data.label_names"),
+        ({"student": {"init": "teacher_layers", "layers": [0, 0]}}, "student.layers"),
+    ],
+)
+def test_impossible_pairings_are_refused_by_the_name_of_the_setting(
+    sections: dict[str, dict[str, object]], setting: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^{setting}: "):
+        check(config(**sections))
+
+
+def test_the_known_metrics_are_those_that_a_run_computes() -> None:
+    names = ["a", "b", "none"]
+    labels = np.array([0, 1, 2])
+    halves = np.full(3, 0.5)
+    rows = ScoredRows(labels, labels, halves, halves, teacher_argmax=labels, teacher_kl=halves)
+    computed = SequenceClassification(names, "none").metrics(rows).keys()
+    assert set(checks._METRICS + checks._OUT_OF_SCOPE_METRICS + checks._TEACHER_METRICS) == set(computed)
+    alone = ScoredRows(labels, labels, halves, halves)
+    assert set(checks._METRICS) == set(SequenceClassification(names).metrics(alone))
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy", "macro_f1", "calibration_error", "teacher_kl"])
+def test_a_metric_that_the_run_computes_may_choose_the_student(metric: str) -> None:
+    check(config(evaluation={"metric": metric}))
+
+
+def test_an_out_of_scope_metric_may_where_that_label_is_named() -> None:
+    with pytest.raises(UserError, match=r"^evaluation\.metric: in_scope_accuracy .* set data\.out_of_scope"):
+        check(config(evaluation={"metric": "in_scope_accuracy"}))
+    check(config(evaluation={"metric": "in_scope_accuracy"}, data={"path": "d", "out_of_scope": "oos"}))

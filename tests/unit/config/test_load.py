@@ -1,0 +1,234 @@
+"""A recipe becomes a checked configuration, or one line a mistake; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text, to_yaml
+from accel_kd.errors import UserError
+
+MINIMAL = "data: {path: d}\nteacher: {model: t}\nstudent: {init: teacher_layers}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """The least that a recipe must hold."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def mistakes(recipe: Path | str, *overrides: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe), overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("dta.path=x", "dta: unknown; did you mean data?"),
+        ("training.learning_rat=1", "training.learning_rat: unknown; did you mean learning_rate?"),
+        ("training.temperature=1", "training.temperature: unknown; did you mean objective.temperature?"),
+        ("training.model=x", "training.model: unknown; did you mean teacher.model or student.model?"),
+        ("data.splits.tset=x", "data.splits.tset: unknown; did you mean test?"),
+        ("teacher.finetune.epoch=1", "teacher.finetune.epoch: unknown; did you mean epochs?"),
+        ("task.zzz=1", "task.zzz: unknown; known here: type"),
+        (
+            "objective.terms=[{type: logit_mse}, {type: jensen_shannon, bta: 1}]",
+            "objective.terms.1.jensen_shannon.bta: unknown; did you mean beta?",
+        ),
+        (
+            "objective.terms=[{type: logit_mse, temperature: 1}]",
+            "objective.terms.0.logit_mse.temperature: unknown; did you mean objective.temperature?",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_one_that_was_probably_meant(
+    recipe: Path, override: str, expected: str
+) -> None:
+    assert mistakes(recipe, override) == [expected]
+
+
+def test_every_mistake_is_told_at_once(recipe: Path) -> None:
+    found = mistakes(recipe, "training.epochs=0", "training.epoch=1", "objective.beta=2")
+    assert [line.partition(":")[0] for line in found] == ["objective.beta", "training.epochs", "training.epoch"]
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "setting", "value"),
+    [
+        ("training.learning_rate=2e-5", "training", "learning_rate", 2e-5),  # to YAML a text
+        ("training.learning_rate=2.0e-5", "training", "learning_rate", 2e-5),
+        ("training.weight_decay=0", "training", "weight_decay", 0.0),
+        ("training.precision=no", "training", "precision", "no"),  # to YAML false
+        ("training.precision=null", "training", "precision", None),
+        ("training.max_grad_norm=", "training", "max_grad_norm", None),
+        ("training.seed=1_000", "training", "seed", 1000),
+        ("run.control=yes", "run", "control", True),
+        ("run.directory=a=b", "run", "directory", "a=b"),
+        ("student.layers=3", "student", "layers", 3),
+        ("student.layers=[0, 2, 5]", "student", "layers", [0, 2, 5]),
+        ("tracking.tags=[a, b c]", "tracking", "tags", ["a", "b c"]),
+        ("teacher.revision='1.0'", "teacher", "revision", "1.0"),
+    ],
+)
+def test_overrides_are_read_as_yaml(recipe: Path, override: str, section: str, setting: str, value: Any) -> None:
+    assert getattr(getattr(load_recipe(str(recipe), [override]), section), setting) == value
+
+
+@pytest.mark.parametrize("setting", ["training.epochs", "objective.alpha", "training.seed", "student.layers"])
+def test_yes_is_no_number(recipe: Path, setting: str) -> None:
+    assert mistakes(recipe, f"{setting}=yes") == [f"{setting}: must be a number; found True"]
+
+
+def test_a_later_override_replaces_an_earlier_one_and_null_leaves_a_section_for_the_next(recipe: Path) -> None:
+    assert load_recipe(str(recipe), ["training.epochs=2", "training.epochs=3"]).training.epochs == 3
+    config = load_recipe(str(recipe), ["teacher.finetune=null", "teacher.finetune.epochs=3"])
+    assert config.teacher.finetune is not None and config.teacher.finetune.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("data: {path: d}\ndata: {path: e}\n", "at line 2: the key 'data' stands twice"),
+        ("data:\n  path: d\n  splits:\n    test: a\n    test: a\n", "at line 5: the key 'test' stands twice"),
+        ("objective:\n  terms:\n  - {type: logit_mse, type: logit_mse}\n", "at line 3: the key 'type' stands twice"),
+        ("data: {? [1] : 2}\n", "at line 1: found unhashable key"),
+        ("data: !!timestamp x\n", ": "),
+        ("data: !!python/object:os.system x\n", "at line 1: could not determine a constructor"),
+        ("data: " + "[" * 2000, ": maximum recursion depth exceeded"),
+    ],
+)
+def test_what_is_no_sound_yaml_is_refused_with_its_line(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    [line] = mistakes(path)
+    assert line.startswith(f"recipe {str(path)!r} is not valid YAML") and place in line
+
+
+def test_a_key_that_replaces_a_merged_one_is_not_twice_there(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "data: {path: d}\nteacher: &model {model: t, revision: v1, allow_pickle: true}\n"
+        "student:\n  <<: *model\n  model: s\n  revision: v2\n"
+    )
+    student = load_recipe(str(path)).student
+    assert (student.model, student.revision, student.allow_pickle) == ("s", "v2", True)
+
+
+def test_the_run_directory_is_named_after_the_recipe_unless_it_is_given(recipe: Path) -> None:
+    assert load_recipe(str(recipe)).run.directory == "runs/mine"
+    assert load_recipe("demo").run.directory == "runs/demo"
+    assert load_recipe("demo", ["run.directory=elsewhere"]).run.directory == "elsewhere"
+
+
+def test_what_a_recipe_leaves_out_has_its_default(recipe: Path) -> None:
+    config = load_recipe(str(recipe))
+    assert (config.objective.alpha, config.objective.temperature, config.objective.divergence) == (0.5, 2, "forward_kl")
+    assert (config.training.epochs, config.training.batch_size, config.training.learning_rate) == (5, 48, 2e-5)
+    assert config.teacher.allow_pickle is False and config.teacher.trust_remote_code is False
+
+
+def test_a_shipped_recipe_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").write_text("- no recipe")
+    assert recipe_text("demo").startswith("# The whole job")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_gives_the_same_configuration_again(name: str, tmp_path: Path) -> None:
+    config = load_recipe(name)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(to_yaml(config), encoding="utf-8")
+    again = load_recipe(str(resolved))
+    assert again.model_dump() == config.model_dump()
+    assert to_yaml(again) == to_yaml(config)
+
+
+def test_reading_a_recipe_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from accel_kd.config import load_recipe; load_recipe('demo'); "
+        "print(sorted({'torch', 'numpy', 'transformers', 'accelerate', 'datasets', 'wandb'} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - started)
+        assert process.stdout.strip() == "[]"
+    assert min(seconds) < 1
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=3)
+    | st.sampled_from(["", "no", "2e-5", "nan", "-inf", "1" * 5000, "teacher_layers", "forward_kl", "\x00", "ä"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    max_leaves=5,
+)
+_RECIPES = [yaml.safe_load(recipe_text(name)) for name in recipe_names()] + [
+    {**yaml.safe_load(MINIMAL), "objective": {"terms": [{"type": "hard_label"}, {"type": "logit_mse", "weight": 2}]}}
+]
+_KEYS = sorted({key for section in RunConfig.model_fields.values() for key in section.annotation.model_fields})
+
+
+def _containers(node: Any) -> list[Any]:
+    """Every mapping and list within `node`, itself included."""
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    return ([node] if isinstance(node, (dict, list)) else []) + [found for part in inner for found in _containers(part)]
+
+
+@st.composite
+def _spoilt_recipes(draw: st.DrawFn) -> Any:
+    recipe = copy.deepcopy(draw(st.sampled_from(_RECIPES)))
+    for _ in range(draw(st.integers(1, 3))):
+        target = draw(st.sampled_from(_containers(recipe)))
+        if isinstance(target, list):
+            target.append(draw(_VALUES))
+            continue
+        there = st.sampled_from(sorted(target, key=str)) if target else st.nothing()
+        target[draw(there | st.sampled_from(_KEYS) | st.text(max_size=5) | st.integers())] = draw(_VALUES)
+    return recipe
+
+
+def assert_sound_or_explained(recipe: str, *overrides: str) -> None:
+    """Anything but a configuration or a `UserError` goes through, and fails the test."""
+    outcome: RunConfig | UserError
+    try:
+        outcome = load_recipe(recipe, overrides)
+    except UserError as error:
+        outcome = error
+    assert isinstance(outcome, RunConfig) or all(line.strip() for line in str(outcome).split("\n"))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(spoilt=_spoilt_recipes())
+def test_whatever_a_recipe_holds_it_is_a_configuration_or_a_mistake_of_the_users(
+    spoilt: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "spoilt.yaml"
+    path.write_text(yaml.safe_dump(spoilt, allow_unicode=True), encoding="utf-8")
+    assert_sound_or_explained(str(path))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(override=st.text(max_size=30) | st.builds("{}.{}={}".format, st.sampled_from(list(RunConfig.model_fields)),
+                                                st.sampled_from(_KEYS), st.text(max_size=12)))  # fmt: skip
+def test_whatever_an_override_is_it_is_a_configuration_or_a_mistake_of_the_users(override: str) -> None:
+    assert_sound_or_explained("demo", override)
