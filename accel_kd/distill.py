@@ -7,17 +7,21 @@ start -> run directory -> data -> teacher (fine-tuned first, if asked) -> tokens
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from typing import Any
+
+from accelerate import Accelerator
 
 from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
 from accel_kd.assembly.models import (
     FoundTeacher,
+    check_student,
     checkpoint,
     streaming_teacher,
     student_checkpoint,
     student_maker,
 )
-from accel_kd.assembly.objectives import describe, hard_labels_only, objective
+from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
 from accel_kd.assembly.session import Session, open_run_directory, run_directory, task
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
@@ -29,7 +33,13 @@ from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
 from accel_kd.export.results import figures_of
 from accel_kd.model_run import run_model
-from accel_kd.models.labels import are_unnamed, chance_threshold, columns_by_name, names_in_order
+from accel_kd.models.labels import (
+    are_unnamed,
+    balanced_accuracy,
+    columns_by_name,
+    guessing_threshold,
+    names_in_order,
+)
 from accel_kd.models.loading import Checkpoint, check_length, load_config, load_tokenizer
 from accel_kd.models.student import from_checkpoint
 from accel_kd.run_directory import RunDirectory, RunState
@@ -51,25 +61,33 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
     """
     accelerator = startup.start(config.training.precision)
     logger.info("start: %s", startup.describe(accelerator))
+    # What the launcher decided belongs to the recipe from here on.
+    in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
+    config = config.model_copy(update={"training": in_force})
     directory = run_directory(config)
-    state = on_main_rank(accelerator, lambda: open_run_directory(config))
-    if state is RunState.FINISHED:
-        logger.info("%s holds this very run, finished: nothing to do", directory.path)
-        return on_main_rank(accelerator, lambda: figures_of(directory))
+    with ExitStack() as until:
+        state = on_main_rank(accelerator, lambda: open_run_directory(config, until))
+        if state is RunState.FINISHED:
+            logger.info("%s holds this very run, finished: nothing to do", directory.path)
+        else:
+            train_all(config, accelerator, directory)
+        on_main_rank(accelerator, lambda: write_card(config, directory))
+        figures = on_main_rank(accelerator, lambda: figures_of(directory))
+    accelerator.end_training()
+    return figures
+
+
+def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirectory) -> None:
+    """Everything between an open run directory and its summary."""
     if config.run.deterministic:
         use_deterministic_algorithms()
-
+    check_student(config)
     data = read_data(config)
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
     labels_task = task(config, data.label_names)
     session = Session(config, accelerator, directory, data, labels_task, describe_environment())
-
-    teacher = find_teacher(session)
-    train_students(session, teacher)
-
-    on_main_rank(accelerator, lambda: write_card(session))
-    return on_main_rank(accelerator, lambda: figures_of(directory))
+    train_students(session, find_teacher(session))
 
 
 def find_teacher(session: Session) -> FoundTeacher | None:
@@ -85,10 +103,12 @@ def find_teacher(session: Session) -> FoundTeacher | None:
     model_config = load_config(source)
     check_length(model_config, config.data.max_length, "teacher.model")
     if config.teacher.finetune is None:
+        if not needs_teacher_signal(config.objective):
+            return FoundTeacher(source, None, is_finetuned_here=False)
         columns = columns_by_name(names_in_order(model_config), session.data.label_names, "teacher.model")
         return FoundTeacher(source, columns, is_finetuned_here=False)
     directory = session.directory.part("teacher", "model")
-    if directory.is_finished:
+    if on_main_rank(session.accelerator, lambda: directory.is_finished):
         logger.info("teacher: fine-tuned before, taken from %s", directory.model)
     else:
         finetune_teacher(session, source, directory)
@@ -109,7 +129,7 @@ def finetune_teacher(session: Session, source: Checkpoint, directory: RunDirecto
         directory=directory,
         make_model=lambda: from_checkpoint(source, names),
         tokenizer=tokenizer,
-        objective=hard_labels_only(config.objective),
+        objective=hard_labels_only(config.teacher.finetune.label_smoothing),
         teacher=None,
         training=training,
         loader=loader,
@@ -124,7 +144,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     """The control, if it is asked for and not there yet, and the student of the recipe."""
     config, accelerator = session.config, session.accelerator
     make_student = student_maker(session, teacher)
-    tokenizer = load_tokenizer(student_checkpoint(session, teacher))
+    tokenizer = load_tokenizer(student_checkpoint(config, teacher))
     seed_everywhere(config.training.seed)
     streaming = None
     if teacher is not None and needs_teacher_signal(config.objective):
@@ -149,8 +169,8 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         "facts": facts,
     }
     control = session.directory.part("control")
-    if config.run.control and not control.is_finished:
-        loss = hard_labels_only(config.objective)
+    if config.run.control and not on_main_rank(accelerator, lambda: control.is_finished):
+        loss = without_teacher(config.objective)
         run = model_run(
             session, job_type="control", directory=control, objective=loss, teacher=None, loader=labelled, **shared
         )
@@ -170,27 +190,32 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
 def score_teacher(
     session: Session, teacher: FoundTeacher, streaming: StreamingTeacher, scored: HeldOut
 ) -> dict[str, Any]:
-    """The teacher's own scores, kept to compare students with; a teacher that guesses is refused.
+    """The teacher's own scores, kept to compare students with.
 
     Raises:
-        UserError: it scores no better than chance, was not made in this run, and the recipe does not accept that.
+        UserError: it scores no better than by guessing and its labels have no names, so that their order is unknown.
     """
     scores = scored.validation.score_teacher(streaming)
-    accuracy = scores.metrics["accuracy"]
-    logger.info("teacher: validation accuracy %.4f", accuracy)
-    threshold = chance_threshold(scores.rows.labels, len(session.data.label_names))
-    if accuracy <= threshold:
+    logger.info("teacher: validation accuracy %.4f", scores.metrics["accuracy"])
+    balanced = balanced_accuracy(scores.rows.labels, scores.rows.argmax)
+    threshold = guessing_threshold(scores.rows.labels, scores.rows.argmax)
+    if balanced <= threshold:
         found = (
-            f"scores {accuracy:.4f} on {scored.validation.num_examples} validation examples, where guessing gives up "
-            f"to {min(threshold, 1.0):.4f}"
+            f"balanced accuracy {balanced:.4f} on {scored.validation.num_examples} validation examples, where guessing "
+            f"gives up to {min(threshold, 1.0):.4f}"
         )
+        unnamed = are_unnamed(names_in_order(streaming.model.config))
         if teacher.is_finetuned_here:
-            logger.warning(f"teacher.finetune: the teacher learnt next to nothing: it {found}")
-        elif session.config.teacher.accept_chance_accuracy:
-            logger.warning(f"teacher.model: {found}; accepted by teacher.accept_chance_accuracy")
+            found = f"teacher.finetune: the teacher learnt next to nothing: {found}"
+        elif session.config.teacher.accept_chance_accuracy or not unnamed:
+            found = f"teacher.model: {found}"
         else:
-            reason = _why_at_chance(threshold, are_unnamed(names_in_order(streaming.model.config)))
-            raise UserError(f"teacher.model: {found}: {reason}, or go on with teacher.accept_chance_accuracy=true")
+            raise UserError(
+                f"teacher.model: {found}: probably its labels, which have no names in its config.json, stand in "
+                "another order than the data's; name them there, or go on with teacher.accept_chance_accuracy=true"
+            )
+        if session.accelerator.is_main_process:
+            logger.warning(found)
     facts = {f"teacher/eval_{name}": value for name, value in scores.metrics.items()}
     if scored.test is not None:
         test = scored.test.score_teacher(streaming)
@@ -198,26 +223,16 @@ def score_teacher(
     return facts | {"teacher/num_parameters": streaming.model.num_parameters()}
 
 
-def _why_at_chance(threshold: float, unnamed: bool) -> str:
-    if threshold >= 1.0:
-        return "too few to tell it from guessing; validate on more"
-    if unnamed:
-        return (
-            "probably its labels stand in another order than the data's (they have no names in its config.json); "
-            "name them there"
-        )
-    return "it may not have been trained on these labels; fine-tune it with teacher.finetune={}"
-
-
-def write_card(session: Session) -> None:
-    """The model card of the student, from the figures on the disk."""
-    config = session.config
+def write_card(config: RunConfig, directory: RunDirectory) -> None:
+    """The model card of the student, from the figures on the disk; one that is there stays as it is."""
+    if (directory.model / "README.md").is_file():
+        return
     write_model_card(
-        session.directory.model,
-        title=session.directory.path.resolve().name,
-        models=figures_of(session.directory),
-        summary=session.directory.read_summary(),
+        directory.model,
+        title=directory.path.resolve().name,
+        models=figures_of(directory),
+        summary=directory.read_summary(),
         config=config.model_dump(mode="json"),
         loss=describe(config.objective),
-        versions=session.environment["packages"],
+        versions=describe_environment()["packages"],
     )

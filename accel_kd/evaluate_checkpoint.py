@@ -27,7 +27,9 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         raise UserError(f"--output: {output!r} is a folder, or lies in one that does not exist; name a file")
     accelerator = startup.start(config.training.precision)
-    data = read_data(config)
+    # Scored is the whole split, whatever the recipe leaves out or hides for training.
+    whole = config.data.model_copy(update={"labelled_fraction": 1.0, "max_train_examples": None})
+    data = read_data(config.model_copy(update={"data": whole}))
     if split not in data.splits:
         raise UserError(f"--split: the data have no {split} split, only {', '.join(data.splits)}")
     checkpoint = Checkpoint(model_name, "model")
@@ -37,11 +39,12 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     labels_task = task(config, data.label_names)
     tokens = tokenise_split(
         data.splits[split], (load_tokenizer(checkpoint), input_names(model)), None, config.data.max_length
-    )
+    ).labelled()
     # A frozen model whose columns are put in order is just what a teacher is.
     frozen = StreamingTeacher(model, labels_task, accelerator.device, columns)
     evaluator = Evaluator(accelerator, labels_task, tokens, config.evaluation.batch_size)
-    scores = evaluator.score_teacher(frozen)
+    with accelerator.autocast():  # as a student of this recipe is scored
+        scores = evaluator.score_teacher(frozen)
     report = {
         "model": model_name,
         "data": config.data.path,
@@ -54,4 +57,5 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     text = json.dumps(report, indent=2, ensure_ascii=False)
     if output is not None and accelerator.is_main_process:
         write_atomically(Path(output), text + "\n")
+    accelerator.end_training()
     return text

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from accel_kd.data.loaders import EvaluationLoader, Shard
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
-from accel_kd.signals import Batch, Signal
+from accel_kd.signals import IGNORED_LABEL, Batch, Signal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 
@@ -29,6 +29,7 @@ class Evaluator:
     """One split, ready to be scored again and again in the same order."""
 
     def __init__(self, accelerator: Accelerator, task: Task, split: TokenisedSplit, batch_size: int) -> None:
+        assert (split.labels != IGNORED_LABEL).all(), "an example without a label cannot be scored"
         self._accelerator = accelerator
         self._task = task
         self._split = split

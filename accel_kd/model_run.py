@@ -24,6 +24,7 @@ from accel_kd.export.predictions import write_predictions
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
+from accel_kd.signals import IGNORED_LABEL
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import RunRecord, RunStatus, Tracker
@@ -104,7 +105,12 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     if accelerator.scaler is not None:
         # The loss scale of the model before must not reach this one.
         accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
-    raw_optimizer = adamw(model, run.optimizer.learning_rate, run.optimizer.weight_decay)
+    raw_optimizer = adamw(
+        model,
+        run.optimizer.learning_rate,
+        run.optimizer.weight_decay,
+        scaled_loss=accelerator.scaler is not None,
+    )
     schedule = learning_rate_schedule(
         raw_optimizer, run.optimizer.schedule, run.loop.total_steps, run.optimizer.warmup_fraction
     )
@@ -176,6 +182,7 @@ def _summary(
         "perf/samples_per_second": meter.samples_per_second,
         "perf/training_seconds": meter.seconds,
         "num_labels": len(run.task.label_names),
+        "num_labelled": int((run.loader.split.labels != IGNORED_LABEL).sum()),
         "num_examples": {
             "train": len(run.loader.split),
             "validation": run.validation.num_examples,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from accel_kd.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class RunState(StrEnum):
@@ -70,6 +75,8 @@ class RunDirectory:
     def set_aside(self) -> None:
         """Moves what an unfinished attempt left to `attempts/<n>/`, so that nothing of it is lost."""
         leftovers = [self.metrics, self.predictions, self.wandb_run_id, self.path / "wandb", self.model]
+        # An export that was killed half-way leaves the model under one of these names.
+        leftovers += [self.path / f".{self.model_name}.{part}" for part in ("old", "new")]
         present = [path for path in leftovers if path.exists()]
         if not present:
             return
@@ -94,32 +101,25 @@ class RunDirectory:
 def open_run(
     directory: RunDirectory, *, config_text: str, settings: Mapping[str, Any], old_settings: Any, resume: str
 ) -> RunState:
-    """Decides what `directory` is to this run, and writes the recipe into a new one.
+    """Decides what `directory`, which is there and `in_use`, is to this run, and writes the recipe into a new one.
 
     Args:
         directory: the run's own.
         config_text: the resolved recipe as it is written.
         settings: what must agree with a run that is there already, nested.
         old_settings: reads the same of a recipe text that is there.
-        resume: `auto` goes on with an unfinished run, `must` insists on one, `never` refuses one.
+        resume: `auto` and `must` go on with an unfinished run, `never` refuses one.
 
     Raises:
         UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.
     """
     path = directory.path
-    if path.exists() and not path.is_dir():
-        raise UserError(f"run.directory: {path} is a file")
-    beside_recipe = set(path.iterdir()) - {directory.config} if path.is_dir() else set()
+    there = set(path.iterdir())
+    beside_recipe = {entry for entry in there if entry != directory.config and not entry.name.startswith(".")}
     # A recipe alone is what a run leaves that was refused before it began: the next attempt takes its place.
     if not beside_recipe or not directory.config.is_file():
         if beside_recipe:
             raise UserError(f"run.directory: {path} is not empty and holds no run; choose another run.directory")
-        if resume == "must":
-            raise UserError(f"run.resume: must, but {path} holds no run")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run.directory: {path} cannot be made: {error.strerror}") from error
         write_atomically(directory.config, config_text)
         return RunState.NEW
     state = RunState.FINISHED if directory.is_finished else RunState.UNFINISHED
@@ -131,7 +131,34 @@ def open_run(
             f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "
             "choose another run.directory"
         )
+    if state is RunState.UNFINISHED:
+        write_atomically(directory.config, config_text)  # what may differ is now as this start says
     return state
+
+
+@contextmanager
+def in_use(directory: RunDirectory) -> Iterator[None]:
+    """Keeps `directory` for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process has it, or it cannot be made.
+    """
+    path = directory.path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run.directory: {path} is a file")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"run.directory: {path} cannot be made or written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"run.directory: {path} is in use by a run that is going on; choose another") from error
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked (%s): start no second run in it", path, error.strerror)
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:

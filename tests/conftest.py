@@ -13,9 +13,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # No test may ask a network; a library that tries fails at once instead of waiting for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch  # noqa: E402 (reads the number of threads when it is imported)
+import torch
 
-from tests.support.tiny import write_data, write_model  # noqa: E402
+from tests.support.tiny import write_data, write_model
 
 torch.set_num_threads(1)
 

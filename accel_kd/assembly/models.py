@@ -9,9 +9,15 @@ import torch
 from transformers import PreTrainedModel
 
 from accel_kd.assembly.session import Session
-from accel_kd.config.schema import ModelConfig
-from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config
-from accel_kd.models.student import from_checkpoint, from_config, from_teacher_layers
+from accel_kd.config.schema import ModelConfig, RunConfig
+from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config, load_tokenizer
+from accel_kd.models.student import (
+    chosen_layers,
+    from_checkpoint,
+    from_config,
+    from_teacher_layers,
+    with_dropout,
+)
 from accel_kd.teachers.streaming import StreamingTeacher
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,32 +45,37 @@ def checkpoint(section: ModelConfig, setting: str) -> Checkpoint:
     )
 
 
-def student_checkpoint(session: Session, teacher: FoundTeacher | None) -> Checkpoint:
-    """Where the student's tokenizer and configuration come from.
+def student_checkpoint(config: RunConfig, teacher: FoundTeacher | None = None) -> Checkpoint:
+    """Where the student's tokenizer and configuration come from; `teacher` None: as the recipe says."""
+    if config.student.init != "teacher_layers":
+        return checkpoint(config.student, "student.model")
+    return checkpoint(config.teacher, "teacher.model") if teacher is None else teacher.checkpoint
+
+
+def check_student(config: RunConfig) -> None:
+    """Refuses a student that cannot be made, before a teacher is trained for it.
 
     Raises:
-        UserError: nothing is there, or it reads fewer tokens than `data.max_length`.
+        UserError: what is missing of it, or does not fit.
     """
-    if session.config.student.init == "teacher_layers":
-        assert teacher is not None
-        found = teacher.checkpoint
-    else:
-        found = checkpoint(session.config.student, "student.model")
-    check_length(load_config(found), session.config.data.max_length, found.setting)
-    return found
+    source, section = student_checkpoint(config), config.student
+    shape = with_dropout(load_config(source), section.dropout)
+    check_length(shape, config.data.max_length, source.setting)
+    load_tokenizer(source)
+    if section.init == "teacher_layers":
+        chosen_layers(section.layers, shape.num_hidden_layers)
 
 
 def student_maker(session: Session, teacher: FoundTeacher | None) -> Callable[[], PreTrainedModel]:
     """A function that makes a fresh student each time it is called, new weights drawn from torch's generator."""
     section, names = session.config.student, session.data.label_names
-    source = student_checkpoint(session, teacher)
+    source = student_checkpoint(session.config, teacher)
     if section.init == "random":
         return lambda: from_config(source, names, section.dropout)
     if section.init == "checkpoint":
         return lambda: from_checkpoint(source, names, section.dropout)
-    columns = None if teacher is None else teacher.columns
     return lambda: from_teacher_layers(
-        load_classifier(source), names, layers=section.layers, columns=columns, dropout=section.dropout
+        from_checkpoint(source, names), names, layers=section.layers, dropout=section.dropout
     )
 
 
@@ -72,6 +83,10 @@ def streaming_teacher(session: Session, teacher: FoundTeacher) -> StreamingTeach
     """The teacher, loaded beside the student on this rank; `auto` is bfloat16 on a GPU that computes in it."""
     device, name = session.accelerator.device, session.config.teacher.dtype
     if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        name = (
+            "bfloat16"
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     model = load_classifier(teacher.checkpoint, dtype=_DTYPES[name])
     return StreamingTeacher(model, session.task, device, teacher.columns)

@@ -40,13 +40,18 @@ def objective(section: ObjectiveConfig) -> WeightedSum:
     return mixture(section.alpha, divergence, section.label_smoothing)
 
 
-def hard_labels_only(section: ObjectiveConfig) -> WeightedSum:
-    """The loss without its teacher: what the control and a teacher's fine-tuning are trained with."""
+def hard_labels_only(label_smoothing: float) -> WeightedSum:
+    """What a teacher is fine-tuned with."""
+    return WeightedSum([(1.0, HardLabel(label_smoothing))])
+
+
+def without_teacher(section: ObjectiveConfig) -> WeightedSum:
+    """The loss of the recipe without its teacher: what the control is trained with."""
     smoothing = section.label_smoothing
     for term in section.terms or ():
         if isinstance(term, HardLabelTerm):
             smoothing = term.label_smoothing
-    return WeightedSum([(1.0, HardLabel(smoothing))])
+    return hard_labels_only(smoothing)
 
 
 def describe(section: ObjectiveConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
-from accel_kd.run_directory import RunDirectory, RunState, open_run
+from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
 
 
@@ -35,12 +36,15 @@ def run_directory(config: RunConfig) -> RunDirectory:
     return RunDirectory(expanded(config.run.directory, "run.directory"))
 
 
-def open_run_directory(config: RunConfig) -> RunState:
-    """Opens the run's directory; to be called on one rank.
+def open_run_directory(config: RunConfig, until: ExitStack) -> RunState:
+    """Opens the run's directory and keeps it for this process until `until` closes; to be called on one rank.
 
     Raises:
-        UserError: it holds something else, or a run with other settings.
+        UserError: it is in use, or holds something else, or a run with other settings.
     """
+    if config.run.resume == "must" and not run_directory(config).config.is_file():
+        raise UserError(f"run.resume: must, but {run_directory(config).path} holds no run")
+    until.enter_context(in_use(run_directory(config)))
     return open_run(
         run_directory(config),
         config_text=to_yaml(config),

@@ -51,7 +51,11 @@ def accumulation_steps(training: TrainingConfig, world_size: int) -> int:
 
 def finetune_training(training: TrainingConfig, finetune: FinetuneConfig) -> TrainingConfig:
     """The training settings of the teacher's fine-tuning: `finetune`'s where it has them, else `training`'s."""
-    given = {name: value for name, value in finetune.model_dump().items() if value is not None}
+    given = {
+        name: value
+        for name, value in finetune.model_dump().items()
+        if value is not None and name in TrainingConfig.model_fields
+    }
     if finetune.epochs is not None and finetune.max_steps is None:
         # A cap on the student's steps must not cap a teacher that was given epochs of its own.
         given["max_steps"] = None

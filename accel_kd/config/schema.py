@@ -24,6 +24,7 @@ OpenFraction = Annotated[Number, Field(gt=0.0, le=1.0)]
 Positive = Annotated[Number, Field(gt=0.0)]
 NonNegative = Annotated[Number, Field(ge=0.0)]
 Count = Annotated[Integer, Field(ge=1)]
+Seed = Annotated[Integer, Field(ge=0, le=2**32 - 1)]
 Layers = Annotated[
     Annotated[Count, Tag(ONE_NUMBER)] | Annotated[list[Annotated[Integer, Field(ge=0)]], Tag(A_LIST)],
     Discriminator(lambda value: A_LIST if isinstance(value, list) else ONE_NUMBER),
@@ -102,7 +103,9 @@ class FinetuneConfig(Section):
     """Peak learning rate."""
     weight_decay: NonNegative | None = None
     """AdamW's weight decay."""
-    seed: Annotated[Integer, Field(ge=0)] | None = None
+    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of a hard target that is spread evenly over all labels; never as in `objective`, which is the student's."""
+    seed: Seed | None = None
     """Seed of the classifier head, the order and the dropout."""
 
 
@@ -227,7 +230,7 @@ class TrainingConfig(Section):
     """How an optimizer step is executed."""
     group_by_length: bool = True
     """Put texts of like length into one batch; the order depends on seed and epoch only."""
-    seed: Annotated[Integer, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of new weights, of the order and of dropout."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better `evaluation.metric`."""

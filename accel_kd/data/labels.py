@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,11 @@ def encode_labels(
         raise UserError("data.label: no train row has a label, so the labels are not known; set data.label_names")
     by_name = isinstance(given[0], str)
     if by_name:
-        names = list(label_names) if label_names is not None else sorted({str(value) for value in given})
+        names = (
+            list(label_names)
+            if label_names is not None
+            else sorted({str(value) for value in given}, key=_with_numbers_in_order)
+        )
     else:
         names = _names_of_integers(given, label_names, other_names)
     train = _encode(splits["train"], "train", names, by_name)
@@ -62,6 +67,11 @@ def encode_labels(
         raise UserError(f"data.label: only one label ({names[0]!r}) in the train split; a classifier needs two")
     held_out = {split: _encode(raw, split, names, by_name) for split, raw in splits.items() if split != "train"}
     return LabelledSplits({"train": train, **held_out}, names)
+
+
+def _with_numbers_in_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts "2" before "10" and LABEL_2 before LABEL_10, as whoever numbered them meant it."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _names_of_integers(

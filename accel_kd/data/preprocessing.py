@@ -96,7 +96,7 @@ class TokenisedSplit:
         if len(rows) == len(self):
             return self
         if not len(rows):
-            raise UserError("data.label: no train example has a label, and this model learns from labels")
+            raise UserError("data.label: no example of the split has a label, and labels are needed here")
         teacher = None if self.teacher is None else self.teacher.take(rows)
         return TokenisedSplit([self.ids[row] for row in rows], self.labels[rows], self.student.take(rows), teacher)
 
@@ -129,6 +129,12 @@ def tokenise(
     encoded = tokenizer(
         examples.texts, **pairs, truncation=True, max_length=max_length, return_attention_mask=False, verbose=False
     )
+    if tokenizer.is_fast:
+        # The call above leaves its cut in the tokenizer, and with it in every file that is saved of it.
+        tokenizer.backend_tokenizer.no_truncation()
+    empty = [row for row, tokens in enumerate(encoded["input_ids"]) if not tokens]
+    if empty:
+        raise UserError(f"data.text: the example {examples.ids[empty[0]]} has no tokens: {examples.texts[empty[0]]!r}")
     names = [name for name in tokenizer.model_input_names if name in input_names and name in encoded]
     padding = dict.fromkeys(names, 0)
     padding["input_ids"] = tokenizer.pad_token_id

@@ -105,8 +105,10 @@ def _read_file(file: Path, train_name: str) -> dict[str, Dataset]:
 
 
 def _load_files(format_name: str, files: list[str]) -> Dataset:
+    # Without this, pandas takes a text or a label "None", "NA" or "null" for a gap.
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if format_name == "csv" else {}
     try:
-        return load_dataset(format_name, data_files=files, split="train")
+        return load_dataset(format_name, data_files=files, split="train", **options)
     except Exception as error:  # parsers of four formats, each with its own errors
         cause = error.__cause__ or error
         if isinstance(cause, StopIteration) or "corresponds to no data" in str(cause):

@@ -15,7 +15,7 @@ def seed_everywhere(seed: int) -> None:
 
 def seed_rank(seed: int, rank: int) -> None:
     """Generators that differ by rank, so that two ranks do not drop the same units: call it before training."""
-    set_seed(seed + 1_000_003 * rank)
+    set_seed((seed + 1_000_003 * rank) % 2**32)
 
 
 def use_deterministic_algorithms() -> None:

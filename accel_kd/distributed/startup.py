@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType
+from accelerate.utils import DataLoaderConfiguration, DistributedType, GradientAccumulationPlugin
 from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.errors import UserError
@@ -64,8 +64,10 @@ def start(precision: str | None) -> Accelerator:
             cpu=not has_device or os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"},
             # The order and the sharding of examples are our own; nothing of them is left to a prepared loader.
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+            # So is accumulation: a count in the environment would divide every gradient once more.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
-    except ValueError as error:  # what the launcher should have set is missing or makes no sense
+    except (ValueError, RuntimeError) as error:  # a variable or a device that the launcher counts on is not there
         raise UserError(f"launch: Accelerate cannot start from what the launcher set: {error}") from error
     _prove(accelerator)
     return accelerator
@@ -104,6 +106,8 @@ def _prove(accelerator: Accelerator) -> None:
         raise UserError(
             f"launch: the strategy {accelerator.distributed_type.value} is not supported by this version; {_SUPPORTED}"
         )
+    if accelerator.device.type == "mps":
+        raise UserError("launch: scores are computed in float64, which mps lacks; set ACCELERATE_USE_CPU=1")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise UserError(

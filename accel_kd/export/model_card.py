@@ -29,7 +29,7 @@ Scored on {test_examples} test and {validation_examples} validation examples; ac
 
 ## Training
 
-- Data: `{data}`, {train_examples} train examples, {num_labels} labels.
+- Data: `{data}`, {train_examples} train examples, {num_labelled} of them with their label; {num_labels} labels.
 - Loss: {loss}.
 - {steps} optimizer steps of {batch_size} examples, peak learning rate {learning_rate}, seed {seed}.
 - {world_size} rank(s) on {device}, mixed precision {precision}: {seconds:.0f} s of training at {rate:.0f} examples/s.
@@ -103,6 +103,7 @@ def write_model_card(
         kept=summary["kept"],
         data=data["path"],
         num_labels=summary["num_labels"],
+        num_labelled=summary["num_labelled"],
         loss=loss,
         steps=summary["train/steps"],
         batch_size=training["batch_size"],

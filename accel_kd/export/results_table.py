@@ -15,9 +15,9 @@ COLUMNS = {
     "test/teacher_agreement": "agreement",
     "test/calibration_error": "ECE",
 }
-LEGEND = """validation, test: accuracy by argmax; all further columns are of the test split: in scope, accuracy without the
-out-of-scope examples; oos recall, the share of those that is found; agreement, the share of examples on which the
-student says what the teacher says; ECE, expected calibration error"""
+LEGEND = """validation, test: accuracy by argmax; the further columns are of the test split: in scope, accuracy without
+the out-of-scope examples; oos recall, the share of those that is found; agreement, the share of examples that get the
+teacher's label; ECE, expected calibration error"""
 
 
 def results_table(models: Mapping[str, Mapping[str, Any]]) -> str:

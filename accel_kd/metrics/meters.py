@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +48,7 @@ class StepMeter:
         self._started = time.perf_counter()
 
     def flush(self) -> list[dict[str, float]]:
-        """One row a step since the last flush, losses summed over all ranks.
-
-        Raises:
-            RunFailure: a loss is not finite; all ranks see it alike.
-        """
+        """One row a step since the last flush, losses summed over all ranks."""
         if not self._records:
             return []
         names = list(self._records[0].losses)
@@ -73,15 +70,23 @@ class StepMeter:
             rows.append(row)
         self._records.clear()
         self.resume_clock()
-        for row in rows:
-            if not math.isfinite(row["train/loss"]):
-                raise RunFailure(
-                    f"train/loss is {row['train/loss']} at step {row['step']}; lower training.learning_rate, or look "
-                    "at the data and the teacher of this run"
-                )
         return rows
 
     @property
     def samples_per_second(self) -> float:
         """Training rate over all ranks so far."""
         return self.num_examples / self.seconds if self.seconds else 0.0
+
+
+def refuse_non_finite(rows: Sequence[Mapping[str, float]]) -> None:
+    """Ends the run at a loss that is not a number; the rows are reduced, so that all ranks end it alike.
+
+    Raises:
+        RunFailure: the first such loss, with its step.
+    """
+    for row in rows:
+        if not math.isfinite(row["train/loss"]):
+            raise RunFailure(
+                f"train/loss is {row['train/loss']} at step {row['step']}; lower training.learning_rate, or look "
+                "at the data and the teacher of this run"
+            )

@@ -36,9 +36,10 @@ def columns_by_name(model_names: Sequence[str], data_names: Sequence[str], setti
     if len(model_names) != len(data_names):
         numbers = f"{setting}: has {len(model_names)} labels, the data have {len(data_names)}"
         raise UserError(f"{numbers}{_difference(model_names, data_names)}")
-    if are_unnamed(model_names) or are_unnamed(data_names):
+    same_names = set(model_names) == set(data_names)
+    if not same_names and (are_unnamed(model_names) or are_unnamed(data_names)):
         return None
-    if set(model_names) != set(data_names):
+    if not same_names:
         raise UserError(f"{setting}: its labels are not the data's{_difference(model_names, data_names)}")
     if len(set(model_names)) < len(model_names):
         raise UserError(f"{setting}: its config gives one name to several labels, so they cannot be told apart")
@@ -48,15 +49,22 @@ def columns_by_name(model_names: Sequence[str], data_names: Sequence[str], setti
     return [column[name] for name in data_names]
 
 
-def chance_threshold(labels: NDArray[np.int64], num_labels: int) -> float:
-    """The accuracy up to which a model cannot be told from one that guesses, on a sample with these `labels`.
+def balanced_accuracy(labels: NDArray[np.int64], argmax: NDArray[np.int64]) -> float:
+    """The mean over the labels that occur of the share of their examples that is right."""
+    return float(np.mean([(argmax[labels == label] == label).mean() for label in np.unique(labels)]))
 
-    Guessing the commonest label, or any, is right with probability p; three standard deviations of a binomial share
-    above it is what luck alone all but never reaches.
+
+def guessing_threshold(labels: NDArray[np.int64], argmax: NDArray[np.int64]) -> float:
+    """The balanced accuracy up to which a model cannot be told from one that gives its answers by lot.
+
+    Answers that are given as often as these but have nothing to do with the text are right on a label's examples with
+    the probability with which that label is answered; four standard deviations above the mean of these shares is what
+    luck alone all but never reaches. Balanced, since always answering the commonest label is a guess too.
     """
-    counts = np.bincount(labels, minlength=num_labels)
-    p = max(counts.max() / counts.sum(), 1.0 / num_labels)
-    return float(p + 3.0 * math.sqrt(p * (1.0 - p) / len(labels)))
+    occurring, counts = np.unique(labels, return_counts=True)
+    answered = np.array([(argmax == label).mean() for label in occurring])
+    variance = (answered * (1.0 - answered) / counts).sum() / len(occurring) ** 2
+    return float(answered.mean() + 4.0 * math.sqrt(variance))
 
 
 def _difference(model_names: Sequence[str], data_names: Sequence[str]) -> str:

@@ -37,6 +37,13 @@ class Checkpoint:
         """The section of the recipe that names this model."""
         return self.setting.partition(".")[0]
 
+    @property
+    def pickle_advice(self) -> str:
+        """How weights that are there as a pickle alone can be had."""
+        if "." in self.setting:
+            return f"{self.section}.allow_pickle=true reads a pickle from a source that you trust"
+        return "load and save it with Transformers where you trust it"
+
     def resolved(self) -> str:
         """The folder, or the Hub id.
 
@@ -135,6 +142,9 @@ def load_classifier(
     without_weights = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     _refuse_misnumbered_labels(checkpoint, model.config)
     _refuse_gaps(checkpoint, model, without_weights, head_may_be_new=config is not None)
+    if model.config.pad_token_id is None:
+        # Decoders find the last token of a text by it, and refuse a batch without.
+        model.config.pad_token_id = load_tokenizer(checkpoint).pad_token_id
     return model
 
 
@@ -184,7 +194,7 @@ def _refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
         found = f"only {', '.join(pickles)}" if pickles else "no weights"
         raise UserError(
             f"{checkpoint.setting}: {checkpoint.name!r} holds {found}, and weights are read from safetensors; "
-            f"{checkpoint.section}.allow_pickle=true reads a pickle from a source that you trust"
+            f"{checkpoint.pickle_advice}"
         )
 
 
@@ -206,4 +216,5 @@ def _refusal(checkpoint: Checkpoint, part: str, error: Exception) -> UserError:
     first_line = (str(error).strip().splitlines() or [""])[0]
     where = "" if locate(checkpoint.name, checkpoint.setting).path else " from the Hub (there is no such folder here)"
     what = f"{checkpoint.setting}: the {part} of {checkpoint.name!r} cannot be loaded{where}"
-    return UserError(f"{what}: {type(error).__name__}: {first_line.rstrip(': ')}")
+    advice = f"; {checkpoint.pickle_advice}" if part == "weights" and where and not checkpoint.allow_pickle else ""
+    return UserError(f"{what}: {type(error).__name__}: {first_line.rstrip(': ')}{advice}")

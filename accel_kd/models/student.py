@@ -62,23 +62,21 @@ def from_teacher_layers(
     label_names: Sequence[str],
     *,
     layers: Sequence[int] | int | None = None,
-    columns: Sequence[int] | None = None,
     dropout: float | None = None,
 ) -> PreTrainedModel:
     """A student made of some of the teacher's layers, and of its embeddings, pooler and head.
 
     Args:
-        teacher: the model to copy from; it keeps its weights.
+        teacher: the model to copy from, its head already in the order of `label_names`; it keeps its weights.
         label_names: the student's labels.
         layers: which of the teacher's layers, or how many, evenly spaced with the first and the last; default half.
-        columns: the teacher's logit column of each of the student's labels where the order differs.
         dropout: every dropout probability of the student; None keeps the teacher's.
 
     Raises:
         UserError: the teacher has no such layer, or its stack of layers is not found.
     """
     stack_name, stack = _layer_stack(teacher)
-    kept = _chosen(layers, len(stack))
+    kept = chosen_layers(layers, len(stack))
     config = with_dropout(with_labels(teacher.config, label_names), dropout)
     config.num_hidden_layers = len(kept)
     student = new_classifier(config, "student.init")
@@ -92,8 +90,6 @@ def from_teacher_layers(
             if name.startswith(old):
                 weights[new + name.removeprefix(old)] = tensor
     student.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()})
-    if columns is not None:
-        permute_head(student, columns)
     return student
 
 
@@ -109,6 +105,8 @@ def with_labels(config: PretrainedConfig, label_names: Sequence[str]) -> Pretrai
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: number for number, name in enumerate(label_names)}
+    # Else a base model's own (several labels a text, say) decides what a pipeline makes of the logits.
+    config.problem_type = "single_label_classification"
     return config
 
 
@@ -146,7 +144,12 @@ def _head(model: PreTrainedModel) -> nn.Linear:
     return heads[-1]
 
 
-def _chosen(layers: Sequence[int] | int | None, total: int) -> list[int]:
+def chosen_layers(layers: Sequence[int] | int | None, total: int) -> list[int]:
+    """The layers to keep of `total`: those that are listed, or that many, evenly spaced; half of them for None.
+
+    Raises:
+        UserError: there are not as many, or not such a one.
+    """
     if layers is None:
         layers = max(1, total // 2)
     if isinstance(layers, int):

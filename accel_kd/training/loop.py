@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from accel_kd.data.loaders import TrainingLoader
-from accel_kd.metrics.meters import StepMeter, StepRecord
+from accel_kd.metrics.meters import StepMeter, StepRecord, refuse_non_finite
 from accel_kd.signals import StepBatches
 from accel_kd.training.step import EagerStep
 
@@ -89,6 +90,7 @@ def train(
         if evaluation_is_due or result.steps % settings.log_every == 0:
             rows = meter.flush()
             log(rows)
+            refuse_non_finite(rows)
             for row in rows:
                 progress.advance(row)
             meter.resume_clock()
@@ -121,4 +123,6 @@ def _steps(loader: TrainingLoader, total_steps: int) -> Iterator[StepBatches]:
 
 
 def _is_better(metrics: dict[str, float], best: dict[str, float], metric: str) -> bool:
+    if math.isnan(best[metric]):
+        return True
     return metrics[metric] < best[metric] if is_minimised(metric) else metrics[metric] > best[metric]

@@ -10,16 +10,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 
-def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the parameters of `model` that train; decay acts on matrices only."""
+def adamw(
+    model: nn.Module, learning_rate: float, weight_decay: float, *, scaled_loss: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over the parameters of `model` that train; decay acts on matrices only.
+
+    `scaled_loss` says that a gradient scaler (fp16) will decide whether a step is taken.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         # Biases and the scales of norms are the vectors of a Transformer; everything that multiplies is a matrix.
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    # Fused: one kernel for all parameters; several times faster than the plain loop on CPUs too.
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    # Fused: one kernel for all parameters; several times faster than the plain loop on CPUs too. Not under a scaler:
+    # the fused kernel skips a step by itself, Accelerate does not hear of it, and the schedule would go on.
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=not scaled_loss)
 
 
 def learning_rate_schedule(

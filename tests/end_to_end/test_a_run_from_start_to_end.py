@@ -169,5 +169,41 @@ def test_alpha_one_needs_no_teacher_and_loads_none(data: Path, base_model: Path,
             "training.learning_rate=3e-3", "tracking.mode=disabled", f"run.directory={tmp_path / 'run'}",
         )
     )  # fmt: skip
-    assert "teacher" not in process.stdout
+    assert "| teacher" not in process.stdout
     assert not [name for name in summary(tmp_path / "run") if name.startswith("teacher/")]
+
+
+def test_an_impossible_student_is_refused_before_its_teacher_is_trained(
+    data: Path, base_model: Path, tmp_path: Path
+) -> None:
+    process = accel_kd(*_recipe(data, base_model, tmp_path / "run", "student.layers=[0, 9]"))
+    assert process.returncode == 2
+    assert "student.layers: the teacher has no layer 9" in process.stderr
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_scoring_the_train_split_counts_no_hidden_label(finished: tuple[Path, str], data: Path, tmp_path: Path) -> None:
+    scores = []
+    for number, override in enumerate(["data.labelled_fraction=1.0", "data.labelled_fraction=0.2"]):
+        output = tmp_path / f"{number}.json"
+        succeeded(
+            accel_kd(
+                "evaluate", finished[0] / "student", "--recipe", finished[0] / "config.yaml", "--split", "train",
+                "--output", output, override,
+            )
+        )  # fmt: skip
+        scores.append(json.loads(output.read_text()))
+    assert scores[0] == scores[1]
+    assert scores[0]["num_examples"] == 901
+
+
+def test_a_card_that_a_killed_run_did_not_write_is_written_by_the_next_start(
+    finished: tuple[Path, str], data: Path, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "a"
+    shutil.copytree(finished[0], directory)
+    card = (directory / "student" / "README.md").read_text()
+    (directory / "student" / "README.md").unlink()
+    succeeded(accel_kd(*_recipe(data, base_model, directory)))
+    written = (directory / "student" / "README.md").read_text()
+    assert written.replace(str(directory), str(finished[0])) == card

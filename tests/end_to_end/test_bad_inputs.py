@@ -638,21 +638,10 @@ MODELS = [
     ),
     BadInput(
         "labels without names in another order",
-        "teacher.model: scores 0.0... on 53 validation examples, where guessing gives up to 0.4686: probably its "
-        "labels stand in another order than the data's (they have no names in its config.json); name them there, or "
-        "go on with teacher.accept_chance_accuracy=true",
+        "teacher.model: balanced accuracy 0... on 53 validation examples, where guessing gives up to 0...: probably "
+        "its labels, which have no names in its config.json, stand in another order than the data's; name them there, "
+        "or go on with teacher.accept_chance_accuracy=true",
         prepare=permuted_and_unnamed,
-    ),
-    BadInput(
-        "teacher that guesses", "teacher.model: scores 0... on 53 validation examples, where guessing gives up to "
-        "0.4686: it may not have been trained on these labels; fine-tune it with teacher.finetune={}, or go on with "
-        "teacher.accept_chance_accuracy=true",
-        prepare=lambda: write_model(Path("teacher")),
-    ),
-    BadInput(
-        "too few examples to tell", "teacher.model: scores 1.0000 on 1 validation examples, where guessing gives up to "
-        "1.0000: too few to tell it from guessing; validate on more, or go on with teacher.accept_chance_accuracy=true",
-        prepare=lines("data/validation.jsonl", {"text": "rain", "label": "weather"}),
     ),
     BadInput(
         "longer texts than the model reads", "data.max_length: 67 tokens, but teacher.model reads at most 66",
@@ -679,7 +668,7 @@ MODELS = [
 RUN_DIRECTORIES = [
     BadInput("a file", "run.directory: run is a file", prepare=file("run", "")),
     BadInput(
-        "below a file", "run.directory: recipe.yaml/run cannot be made: Not a directory",
+        "below a file", "run.directory: recipe.yaml/run cannot be made or written: Not a directory",
         ["run.directory=recipe.yaml/run"],
     ),
     BadInput(

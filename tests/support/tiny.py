@@ -1,4 +1,4 @@
-"""Tiny models and data sets, written to a folder in well under a second, that go through the same doors as real ones."""
+"""Tiny models and data sets, made in well under a second, that go through the same doors as real ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
     found: dict[str, str] = {}
     while len(found) < count:
         label = generator.choice(LABELS)
-        words = generator.choices(_FILLERS, k=generator.randint(1, 7)) + [generator.choice(_WORDS[label])]
+        words = [*generator.choices(_FILLERS, k=generator.randint(1, 7)), generator.choice(_WORDS[label])]
         if generator.random() < 0.3:
             words.append(generator.choice(_WORDS[generator.choice(LABELS)]))
         generator.shuffle(words)

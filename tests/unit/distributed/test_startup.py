@@ -1,0 +1,31 @@
+"""The accelerator is what the launch claims, whatever else stands in the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from accel_kd.distributed import startup
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def test_an_accumulation_count_in_the_environment_divides_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert startup.start("no").gradient_accumulation_steps == 1
+
+
+def test_precision_is_the_recipes_else_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    accelerator = startup.start(None)
+    assert accelerator.mixed_precision == "bf16"
+    assert "precision bf16" in startup.describe(accelerator)
