@@ -95,7 +95,7 @@ def _distill(parsed: argparse.Namespace) -> None:
     from accel_kd.export.results_table import LEGEND, results_table
 
     figures = distill(config)
-    _say(f"\n{results_table(figures)}\n{LEGEND}\n\nThe student is in {config.run.directory}/student")
+    _say(f"\n{results_table(figures)}\n\n{LEGEND}\n\nThe student is in {config.run.directory}/student")
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

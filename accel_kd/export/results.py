@@ -13,12 +13,12 @@ def figures_of(directory: RunDirectory) -> dict[str, dict[str, Any]]:
     """Teacher, control and student of a finished run, each with the keys of its summary."""
     summary = directory.read_summary()
     figures: dict[str, dict[str, Any]] = {}
+    # In the summary of a student its teacher's test/accuracy is teacher/test_accuracy.
     teacher = {
-        key.removeprefix(_TEACHER).replace("_", "/", 1) if key.startswith((f"{_TEACHER}eval_", f"{_TEACHER}test_")) else
-        key.removeprefix(_TEACHER): value
+        key.removeprefix(_TEACHER).replace("eval_", "eval/", 1).replace("test_", "test/", 1): value
         for key, value in summary.items()
         if key.startswith(_TEACHER)
-    }  # fmt: skip
+    }
     control = directory.part("control")
     if teacher:
         figures["teacher"] = teacher
