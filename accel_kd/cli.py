@@ -131,7 +131,7 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    """Every rank meets a mistake in the recipe; one of them says so. What only another rank meets is said there."""
+    """Every rank prints what it met; the lines of the other ranks carry their number."""
     print(text if _is_main_process() else f"[rank {os.environ['RANK']}] {text}", file=sys.stderr, flush=True)
 
 

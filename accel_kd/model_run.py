@@ -170,6 +170,7 @@ def _summary(
     accelerator: Accelerator, run: ModelRun, result: LoopResult, meter: StepMeter, scores: Scores, test: Scores | None
 ) -> dict[str, Any]:
     kept_step = result.best_step if run.keep == "best" else result.steps
+    how = f"the best evaluation by {run.loop.metric}" if run.keep == "best" else "the last"
     device = accelerator.device
     return {
         **{f"eval/{name}": value for name, value in scores.metrics.items()},
@@ -178,7 +179,7 @@ def _summary(
         "train/steps": result.steps,
         "train/stopped_early": result.stopped_early,
         "kept_step": kept_step,
-        "kept": f"The student of step {kept_step} was kept ({run.keep} of the evaluations by {run.loop.metric}).",
+        "kept": f"The weights of step {kept_step} were kept ({how}).",
         "perf/samples_per_second": meter.samples_per_second,
         "perf/training_seconds": meter.seconds,
         "num_labels": len(run.task.label_names),

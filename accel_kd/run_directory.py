@@ -101,14 +101,14 @@ class RunDirectory:
 def open_run(
     directory: RunDirectory, *, config_text: str, settings: Mapping[str, Any], old_settings: Any, resume: str
 ) -> RunState:
-    """Decides what `directory`, which is there and `in_use`, is to this run, and writes the recipe into a new one.
+    """Decides what `directory`, which is there and `in_use`, is to this run; writes the recipe unless it is finished.
 
     Args:
         directory: the run's own.
         config_text: the resolved recipe as it is written.
         settings: what must agree with a run that is there already, nested.
         old_settings: reads the same of a recipe text that is there.
-        resume: `auto` and `must` go on with an unfinished run, `never` refuses one.
+        resume: `never` refuses an unfinished run; that `must` finds one is for the caller to see to.
 
     Raises:
         UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.

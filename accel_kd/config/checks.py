@@ -89,7 +89,7 @@ def check(config: RunConfig) -> None:
         try:
             accumulation_steps(finetune_training(config.training, config.teacher.finetune), world_size)
         except UserError as error:
-            raise UserError(f"in teacher.finetune, {error}") from error
+            raise UserError(str(error).replace("training.", "teacher.finetune.")) from error
 
 
 def _neighbours(value: int, divisor: int) -> str:
@@ -126,7 +126,9 @@ def _check_objective(objective: ObjectiveConfig) -> None:
     if objective.terms is not None:
         beside = sorted(changed & {"alpha", "temperature", "divergence", "beta", "label_smoothing"})
         if beside:
-            raise UserError(f"objective.{beside[0]}: does not act beside objective.terms; set it within a term")
+            raise UserError(
+                f"objective.{beside[0]}: does not act beside objective.terms; leave it out (each term has its own)"
+            )
         names = [term.type for term in objective.terms]
         if len(set(names)) < len(names):
             raise UserError(f"objective.terms: a type stands twice in {names}; add up their weights")
@@ -152,7 +154,7 @@ def _check_teacher_is_used(config: RunConfig) -> None:
     copies = config.student.init == "teacher_layers"
     if config.teacher.finetune is not None and not (needed or copies):
         raise UserError(
-            "teacher.finetune: the teacher would be fine-tuned and then not used, since objective.alpha is 1"
+            "teacher.finetune: the teacher would be fine-tuned and then not used, since the objective asks none"
         )
 
 
@@ -163,7 +165,7 @@ def _check_metric(config: RunConfig) -> None:
     if metric in _OUT_OF_SCOPE_METRICS and config.data.out_of_scope is None:
         raise UserError(f"evaluation.metric: {metric} needs to know which label that is; set data.out_of_scope")
     if metric in _TEACHER_METRICS and not needs_teacher_signal(config.objective):
-        raise UserError(f"evaluation.metric: {metric} compares with a teacher, and objective.alpha is 1")
+        raise UserError(f"evaluation.metric: {metric} compares with a teacher, and the objective asks none")
 
 
 def _check_data(config: RunConfig) -> None:
@@ -171,7 +173,7 @@ def _check_data(config: RunConfig) -> None:
     partly = data.labelled_fraction < 1.0
     if (partly or data.allow_unlabelled) and not needs_teacher_signal(config.objective):
         setting = "labelled_fraction" if partly else "allow_unlabelled"
-        raise UserError(f"data.{setting}: rows without a label need a teacher to learn from, and objective.alpha is 1")
+        raise UserError(f"data.{setting}: rows without a label need a teacher, and the objective asks none")
     columns = [data.text, data.label] + ([data.text_pair] if data.text_pair else [])
     if len(set(columns)) < len(columns):
         raise UserError(f"data.text, data.text_pair and data.label must be different columns; found {columns}")

@@ -24,10 +24,12 @@ def _table(section: type[BaseModel], prefix: str = "") -> str:
     lines = [] if prefix else ["| setting | takes | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in section.model_fields.items():
         nested = _section_in(field.annotation)
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         if nested is not None:
+            if meaning:
+                lines.append(f"| `{prefix}{name}` | section | {_default(field)} | {meaning} |")
             lines.append(_table(nested, f"{prefix}{name}."))
             continue
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {_takes(field)} | {_default(field)} | {meaning} |")
     return "\n".join(lines)
 
@@ -62,7 +64,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.default
-    if default is None:
+    if default is None or isinstance(default, BaseModel):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

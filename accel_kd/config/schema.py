@@ -126,9 +126,9 @@ class TeacherConfig(ModelConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, else float32."""
     finetune: FinetuneConfig | None = None
-    """Fine-tune the teacher on the labels first; it is kept in the run directory."""
+    """Fine-tune the teacher on the labels first; it is kept in the run directory. Left out: as in `training`."""
     accept_chance_accuracy: bool = False
-    """Go on with a teacher without label names that scores near chance on a sample of the data."""
+    """Go on with a teacher without label names that scores no better than guessing on the validation split."""
 
 
 class StudentConfig(ModelConfig):
@@ -192,7 +192,7 @@ Term = Annotated[
 
 class ObjectiveConfig(Section):
     alpha: Fraction = 0.5
-    """Weight of the hard labels: alpha * CE + (1 - alpha) * T² * KL(teacher || student); 1 loads no teacher."""
+    """Weight of the hard labels: alpha * CE + (1 - alpha) * T² * KL(teacher || student); 1 asks no teacher."""
     temperature: Positive = 2.0
     """Softens both distributions; its square is multiplied back."""
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "logit_mse"] = "forward_kl"
@@ -202,7 +202,7 @@ class ObjectiveConfig(Section):
     label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of a hard target that is spread evenly over all labels."""
     terms: Annotated[list[Term], Field(min_length=1)] | None = None
-    """Any list of weighted terms, in place of all the settings above."""
+    """A list of weighted terms, each type once, in place of all the settings above."""
 
 
 class TrainingConfig(Section):
@@ -244,7 +244,8 @@ class EvaluationConfig(Section):
     batch_size: Count = 128
     """Examples that one device holds at once."""
     metric: str = "accuracy"
-    """The validation metric by which the best student is kept; a name ending in `loss` or `kl` is minimised."""
+    """The validation metric by which the best student is kept: `loss`, `accuracy`, `macro_f1`, `calibration_error`,
+    `in_scope_accuracy`, `out_of_scope_recall`, `teacher_agreement` or `teacher_kl`."""
     keep: Literal["best", "last"] = "best"
     """Which student is exported and tested."""
 
@@ -273,7 +274,7 @@ class RunSection(Section):
     """Where everything of this run goes; default `runs/<recipe>`."""
     resume: Literal["auto", "must", "never"] = "auto"
     """A directory that holds an unfinished run: auto goes on with the models that are ready in it, must insists that
-    there is one, never refuses it. A finished run is never written to."""
+    there is one, never refuses it. A finished run is never trained again."""
     control: bool = False
     """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
     progress: bool | None = None

@@ -52,7 +52,7 @@ def encode_labels(
                 raise UserError(f"data.label: {raw.where(row, split)} has no label{hint}")
     given = [value for value in splits["train"].labels if value is not None]
     if not given:
-        raise UserError("data.label: no train row has a label, so the labels are not known; set data.label_names")
+        raise UserError("data.label: no train row has a label; some must, also where a teacher answers for the rest")
     by_name = isinstance(given[0], str)
     if by_name:
         names = (

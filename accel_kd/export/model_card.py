@@ -1,4 +1,4 @@
-"""The model card, written from the run's own records and nothing else."""
+"""The model card, written from the run's own records."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Scored on {test_examples} test and {validation_examples} validation examples; ac
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", "{folder}")
+classify = pipeline("text-classification", "PATH_OF_THIS_FOLDER")
 ```
 
 ## Limits
@@ -115,7 +115,6 @@ def write_model_card(
         seconds=summary["perf/training_seconds"],
         rate=summary["perf/samples_per_second"],
         versions=", ".join(f"{name} {version}" for name, version in versions.items() if version),
-        folder=folder,
     )
     ModelCard(text).save(folder / "README.md")
 

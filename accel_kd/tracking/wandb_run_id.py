@@ -1,4 +1,4 @@
-"""The W&B id of a run, kept in a file so that a resumed run goes on in the same W&B run."""
+"""The W&B id of a run, in a file before W&B hears of it, so that what an aborted run left can be found there."""
 
 from __future__ import annotations
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import wandb
 import yaml
 from transformers import pipeline
 
@@ -128,11 +130,14 @@ def test_the_written_recipe_gives_the_same_run_again(finished: tuple[Path, str],
     assert (again / weights).read_bytes() == (finished[0] / weights).read_bytes()
 
 
+@pytest.mark.skipif(
+    tuple(map(int, wandb.__version__.split(".")[:2])) < (0, 31), reason="`wandb leet inspect --json` is newer"
+)
 def test_each_model_is_a_run_of_its_own_in_one_wandb_group(finished: tuple[Path, str]) -> None:
     for folder, job_type in ((".", "distill"), ("control", "control"), ("teacher", "teacher")):
         files = list((finished[0] / folder / "wandb").glob("offline-run-*/run-*.wandb"))
         assert len(files) == 1
-        records = succeeded(run(["wandb", "leet", "inspect", "--json", files[0]])).stdout
+        records = succeeded(run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", files[0]])).stdout
         assert f'"job_type":"{job_type}"' in records.replace('": "', '":"').replace("jobType", "job_type")
         assert files[0].stem == f"run-{(finished[0] / folder / 'wandb_run_id').read_text().strip()}"
 
@@ -206,4 +211,4 @@ def test_a_card_that_a_killed_run_did_not_write_is_written_by_the_next_start(
     (directory / "student" / "README.md").unlink()
     succeeded(accel_kd(*_recipe(data, base_model, directory)))
     written = (directory / "student" / "README.md").read_text()
-    assert written.replace(str(directory), str(finished[0])) == card
+    assert written == card

@@ -206,7 +206,7 @@ CONFIG = [
     ),
     BadInput(
         "metric of a teacher that is not there",
-        "evaluation.metric: teacher_kl compares with a teacher, and objective.alpha is 1",
+        "evaluation.metric: teacher_kl compares with a teacher, and the objective asks none",
         ["evaluation.metric=teacher_kl", "objective.alpha=1"],
     ),
 ]  # fmt: skip
@@ -276,8 +276,8 @@ RULES = [
     ),
     BadInput(
         "micro-batches of the teacher's fine-tuning",
-        "in teacher.finetune, training.micro_batch_size: 16 examples on each of 1 ranks do not divide "
-        "training.batch_size 40; micro_batch_size may be 1, 2, 4, 5, 8, 10, 20, 40, or batch_size 32 or 48",
+        "teacher.finetune.micro_batch_size: 16 examples on each of 1 ranks do not divide "
+        "teacher.finetune.batch_size 40; micro_batch_size may be 1, 2, 4, 5, 8, 10, 20, 40, or batch_size 32 or 48",
         ["teacher.finetune.micro_batch_size=16"],
     ),
     BadInput(
@@ -311,7 +311,8 @@ RULES = [
         ["student.layers=[]"],
     ),
     BadInput(
-        "terms beside alpha", "objective.alpha: does not act beside objective.terms; set it within a term",
+        "terms beside alpha",
+        "objective.alpha: does not act beside objective.terms; leave it out (each term has its own)",
         ["objective.alpha=0.3", "objective.terms=[{type: hard_label}, {type: forward_kl}]"],
     ),
     BadInput(
@@ -329,12 +330,12 @@ RULES = [
     ),
     BadInput(
         "texts without labels and no teacher",
-        "data.labelled_fraction: rows without a label need a teacher to learn from, and objective.alpha is 1",
+        "data.labelled_fraction: rows without a label need a teacher, and the objective asks none",
         ["data.labelled_fraction=0.5", "objective.alpha=1"],
     ),
     BadInput(
         "a teacher fine-tuned for nothing",
-        "teacher.finetune: the teacher would be fine-tuned and then not used, since objective.alpha is 1",
+        "teacher.finetune: the teacher would be fine-tuned and then not used, since the objective asks none",
         ["teacher.finetune.epochs=1", "objective.alpha=1", "student.init=random", "student.model=teacher",
          "student.layers="],
     ),
