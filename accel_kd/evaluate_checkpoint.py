@@ -42,7 +42,7 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     ).labelled()
     # A frozen model whose columns are put in order is just what a teacher is.
     frozen = StreamingTeacher(model, labels_task, accelerator.device, columns)
-    evaluator = Evaluator(accelerator, labels_task, tokens, config.evaluation.batch_size)
+    evaluator = Evaluator(accelerator, labels_task, tokens, config.evaluation.micro_batch_size)
     with accelerator.autocast():  # as a student of this recipe is scored
         scores = evaluator.score_teacher(frozen)
     report = {

@@ -241,7 +241,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     every_steps: Count | None = None
     """Evaluate after this many steps; default at the end of every epoch."""
-    batch_size: Count = 128
+    micro_batch_size: Count = 128
     """Examples that one device holds at once."""
     metric: str = "accuracy"
     """The validation metric by which the best student is kept: `loss`, `accuracy`, `macro_f1`, `calibration_error`,

@@ -26,7 +26,7 @@ def _recipe(data: Path, teacher: Path, directory: Path, accumulation: int, world
         "objective.alpha=0.3", "objective.temperature=2",
         "training.epochs=2", "training.batch_size=16", "training.learning_rate=2e-3",
         f"training.micro_batch_size={16 // accumulation // world_size}",
-        "evaluation.batch_size=7",
+        "evaluation.micro_batch_size=7",
         "tracking.mode=disabled", f"run.directory={directory}",
     ]  # fmt: skip
 

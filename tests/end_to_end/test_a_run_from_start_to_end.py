@@ -96,7 +96,7 @@ def test_evaluating_the_student_gives_the_figures_of_its_run(
     succeeded(
         accel_kd(
             "evaluate", finished[0] / "student", "--recipe", finished[0] / "config.yaml", "--output", output, "--split",
-            "validation", "evaluation.batch_size=5",
+            "validation", "evaluation.micro_batch_size=5",
         )
     )  # fmt: skip
     scores, figures = json.loads(output.read_text()), summary(finished[0])
