@@ -89,7 +89,7 @@ class CompositeTracker:
         for number, tracker in enumerate(self._trackers):
             try:
                 tracker.start(run)
-            except BaseException:
+            except BaseException:  # a Ctrl-C during the start too must not leave the others open; it is raised again
                 for started in self._trackers[:number]:
                     with contextlib.suppress(Exception):  # the failed start is the news, not what it led to
                         started.finish(RunStatus.FAILED)

@@ -35,8 +35,7 @@ _ADVICE_FOR_OFFLINE = "Mend that, or set tracking.mode=disabled to go without W&
 class WandbTracker:
     """One W&B run, whose id outlives the process: it is in `run_id_file` before W&B hears of it.
 
-    `directory` is where wandb puts its own `wandb/` folder. A resumed run logs the steps since its checkpoint again;
-    W&B shows both, against the same `step` axis.
+    `directory` is where wandb puts its own `wandb/` folder.
     """
 
     def __init__(
@@ -72,8 +71,7 @@ class WandbTracker:
 
         Raises `UserError`, in one line without secrets, if wandb is missing, WANDB_MODE is unknown, there is no key
         or a bad one for an online run, the server is not reached in time, or the directory or the run id file cannot
-        be used. An unreachable server takes `init_timeout_seconds` and the ten seconds or so that wandb's login waits;
-        before wandb 0.29 the login waits for minutes.
+        be used. An unreachable server takes `init_timeout_seconds` and the ten seconds or so that wandb's login waits.
         """
         assert self._run is None, "start() was called twice"
         chosen = ChosenMode("offline" if self._mode == "offline" else "online", f"tracking.mode={self._mode}")
@@ -153,7 +151,7 @@ class WandbTracker:
     def _settings(self) -> wandb.Settings:
         import wandb
 
-        settings = wandb.Settings(
+        return wandb.Settings(
             init_timeout=self._init_timeout_seconds,
             # Its dozen lines at the start and the end of each run would drown ours.
             silent=True,
@@ -165,11 +163,9 @@ class WandbTracker:
             disable_job_creation=True,
             x_disable_meta=True,
             x_save_requirements=False,
+            # Without it, finishing waits for as long as the server is away.
+            finish_timeout=self._finish_timeout_seconds,
         )
-        # From wandb 0.27 on. Without it, finishing waits for as long as the server is away.
-        if "finish_timeout" in wandb.Settings.model_fields:
-            settings.finish_timeout = self._finish_timeout_seconds
-        return settings
 
     @contextlib.contextmanager
     def _training_goes_on(self) -> Iterator[None]:
