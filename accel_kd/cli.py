@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accel_kd import __version__
+from accel_kd import __version__, store_commands
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
 from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USER_ERROR, RunFailure, UserError
 
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         parsed = _parse(arguments)
-        parsed.command(parsed)
+        text = parsed.command(parsed)
+        if text:
+            _say(text)
     except UserError as error:
         _complain("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()))
         return EXIT_USER_ERROR
@@ -72,6 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
     distill.set_defaults(command=_distill)
 
+    cache = commands.add_parser(
+        "cache-teacher", help="put the teacher's logits into a store", description=_cache_teacher.__doc__
+    )
+    cache.add_argument("recipe", help=_RECIPE_HELP)
+    cache.add_argument("--splits", help="train,validation,test or some of them; default: those that a run reads")
+    cache.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    cache.set_defaults(command=_cache_teacher)
+
+    store_commands.add_parser(commands)
+
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")
     evaluate.add_argument("--recipe", required=True, help=f"whose data: {_RECIPE_HELP}")
@@ -96,6 +108,16 @@ def _distill(parsed: argparse.Namespace) -> None:
 
     figures = distill(config)
     _say(f"\n{results_table(figures)}\n\n{LEGEND}\n\nThe student is in {config.run.directory}/student")
+
+
+def _cache_teacher(parsed: argparse.Namespace) -> None:
+    """Writes or completes the store of a recipe's teacher, and prints its path, size and fidelity."""
+    config = load_recipe(parsed.recipe, parsed.overrides)
+    _quieten_libraries()
+    from accel_kd.cache_teacher import cache_teacher
+
+    splits = None if parsed.splits is None else [name.strip() for name in parsed.splits.split(",") if name.strip()]
+    _say(cache_teacher(config, splits))
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

@@ -11,19 +11,20 @@ from contextlib import ExitStack
 from typing import Any
 
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
 from accel_kd.assembly.models import (
     FoundTeacher,
     check_student,
     checkpoint,
-    streaming_teacher,
     student_checkpoint,
     student_maker,
 )
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
 from accel_kd.assembly.session import Session, open_run_directory, run_directory, task
+from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
 from accel_kd.distributed import startup
@@ -33,6 +34,7 @@ from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
 from accel_kd.export.results import figures_of
 from accel_kd.model_run import run_model
+from accel_kd.models.fingerprint import teacher_shape
 from accel_kd.models.labels import (
     are_unnamed,
     balanced_accuracy,
@@ -43,7 +45,7 @@ from accel_kd.models.labels import (
 from accel_kd.models.loading import Checkpoint, check_length, load_config, load_tokenizer
 from accel_kd.models.student import from_checkpoint
 from accel_kd.run_directory import RunDirectory, RunState
-from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -97,14 +99,28 @@ def find_teacher(session: Session) -> FoundTeacher | None:
         UserError: its labels are not the data's.
     """
     config = session.config
-    if not needs_teacher_signal(config.objective) and config.student.init != "teacher_layers":
+    if needs_teacher_signal(config.objective):
+        return prepare_teacher(session)
+    if config.student.init != "teacher_layers":
         return None
+    if config.teacher.finetune is not None:
+        return prepare_teacher(session)
+    source = checkpoint(config.teacher, "teacher.model")
+    check_length(load_config(source), config.data.max_length, "teacher.model")
+    return FoundTeacher(source, None, is_finetuned_here=False)
+
+
+def prepare_teacher(session: Session) -> FoundTeacher:
+    """The teacher's checkpoint for its logits, fine-tuned first where the recipe says so and it was not done before.
+
+    Raises:
+        UserError: its labels are not the data's.
+    """
+    config = session.config
     source = checkpoint(config.teacher, "teacher.model")
     model_config = load_config(source)
     check_length(model_config, config.data.max_length, "teacher.model")
     if config.teacher.finetune is None:
-        if not needs_teacher_signal(config.objective):
-            return FoundTeacher(source, None, is_finetuned_here=False)
         columns = columns_by_name(names_in_order(model_config), session.data.label_names, "teacher.model")
         return FoundTeacher(source, columns, is_finetuned_here=False)
     directory = session.directory.part("teacher", "model")
@@ -146,19 +162,25 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     make_student = student_maker(session, teacher)
     tokenizer = load_tokenizer(student_checkpoint(config, teacher))
     seed_everywhere(config.training.seed)
-    streaming = None
+    source: TeacherSource | None = None
+    facts: dict[str, Any] = {}
+    finish = _nothing
     if teacher is not None and needs_teacher_signal(config.objective):
-        streaming = streaming_teacher(session, teacher)
-        teacher_view = (load_tokenizer(teacher.checkpoint), streaming.model)
-        splits = tokenise(session, (tokenizer, make_student()), teacher_view)
+        shape = teacher_shape(teacher.checkpoint, config.teacher.attention)
+        teacher_tokenizer = load_tokenizer(teacher.checkpoint)
+        splits = tokenise(session, (tokenizer, make_student()), (teacher_tokenizer, shape))
+        for_run = teacher_for_run(session, teacher, shape, teacher_tokenizer, splits)
+        splits, source, finish = for_run.splits, for_run.training, for_run.finish
+        scored = held_out(session, splits)
+        facts = for_run.facts | score_teacher(session, teacher, shape, for_run.scoring, scored)
+        del for_run  # and with it the teacher itself, where a store stands in for it from here on
     else:
         splits = tokenise(session, (tokenizer, make_student()))
-    scored = held_out(session, splits)
-    facts = {} if streaming is None or teacher is None else score_teacher(session, teacher, streaming, scored)
+        scored = held_out(session, splits)
 
     labelled = training_loader(config.training, splits["train"].labelled(), accelerator)
     # Without a teacher there is nothing to learn from a text alone.
-    loader = labelled if streaming is None else training_loader(config.training, splits["train"], accelerator)
+    loader = labelled if source is None else training_loader(config.training, splits["train"], accelerator)
     shared: dict[str, Any] = {
         "make_model": make_student,
         "tokenizer": tokenizer,
@@ -180,22 +202,27 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         job_type="distill",
         directory=session.directory,
         objective=objective(config.objective),
-        teacher=streaming,
+        teacher=source,
         loader=loader,
         **shared,
     )
     run_model(accelerator, run)
+    finish()
+
+
+def _nothing() -> None:
+    """Where a teacher leaves nothing to be done."""
 
 
 def score_teacher(
-    session: Session, teacher: FoundTeacher, streaming: StreamingTeacher, scored: HeldOut
+    session: Session, teacher: FoundTeacher, shape: PreTrainedModel, source: TeacherSource, scored: HeldOut
 ) -> dict[str, Any]:
-    """The teacher's own scores, kept to compare students with.
+    """The teacher's own scores, kept to compare students with; `shape` is the teacher without its weights.
 
     Raises:
         UserError: it scores no better than by guessing and its labels have no names, so that their order is unknown.
     """
-    scores = scored.validation.score_teacher(streaming)
+    scores = scored.validation.score_teacher(source)
     logger.info("teacher: validation accuracy %.4f", scores.metrics["accuracy"])
     balanced = balanced_accuracy(scores.rows.labels, scores.rows.argmax)
     threshold = guessing_threshold(scores.rows.labels, scores.rows.argmax)
@@ -204,7 +231,7 @@ def score_teacher(
             f"balanced accuracy {balanced:.4f} on {scored.validation.num_examples} validation examples, where guessing "
             f"gives up to {min(threshold, 1.0):.4f}"
         )
-        unnamed = are_unnamed(names_in_order(streaming.model.config))
+        unnamed = are_unnamed(names_in_order(shape.config))
         if teacher.is_finetuned_here:
             found = f"teacher.finetune: the teacher learnt next to nothing: {found}"
         elif session.config.teacher.accept_chance_accuracy or not unnamed:
@@ -218,9 +245,9 @@ def score_teacher(
             logger.warning(found)
     facts = {f"teacher/eval_{name}": value for name, value in scores.metrics.items()}
     if scored.test is not None:
-        test = scored.test.score_teacher(streaming)
+        test = scored.test.score_teacher(source)
         facts |= {f"teacher/test_{name}": value for name, value in test.metrics.items()}
-    return facts | {"teacher/num_parameters": streaming.model.num_parameters()}
+    return facts | {"teacher/num_parameters": shape.num_parameters()}
 
 
 def write_card(config: RunConfig, directory: RunDirectory) -> None:

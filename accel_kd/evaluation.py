@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from accel_kd.data.loaders import EvaluationLoader, Shard
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
-from accel_kd.signals import IGNORED_LABEL, Batch, Signal
+from accel_kd.signals import IGNORED_LABEL, Batch, Signal, TeacherSignal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 
@@ -50,7 +50,7 @@ class Evaluator:
     def score_teacher(self, teacher: TeacherSource) -> Scores:
         """The teacher's own scores; its logits for this rank's rows are kept, to compare students with."""
         self._teacher_logits = []
-        return self._score(teacher.signal, keep_in=self._teacher_logits)
+        return self._score(lambda batch: _every_logit(teacher.signal(batch)), keep_in=self._teacher_logits)
 
     def score(self, model: nn.Module) -> Scores:
         """The scores of `model`, as `Accelerator.prepare` returned it; fidelity too once the teacher was scored."""
@@ -74,3 +74,8 @@ class Evaluator:
             collector.add(batch.rows, batch.targets.counted, batch.targets.labels, logits, teacher_logits)
         rows = collector.gather(self._accelerator, len(self._split))
         return Scores(self._task.metrics(rows), rows)
+
+
+def _every_logit(signal: TeacherSignal) -> Signal:
+    assert isinstance(signal, Signal), "a teacher is scored by all its logits"
+    return signal

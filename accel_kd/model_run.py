@@ -157,7 +157,15 @@ def _fit(
 
     try:
         result = train(
-            step, run.loader, run.loop, meter=meter, evaluate=evaluate, log=log, keep=keep, progress=progress
+            step,
+            run.loader,
+            run.loop,
+            meter=meter,
+            evaluate=evaluate,
+            log=log,
+            keep=keep,
+            progress=progress,
+            start_epoch=run.teacher.start_epoch if run.teacher is not None else lambda epoch: None,
         )
     finally:
         progress.close()

@@ -6,7 +6,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +16,9 @@ from typing import Any
 from accel_kd.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+_OF_TEACHER = {"teacher", "cache"}
+"""Parts of a run that no student had a share in."""
 
 
 class RunState(StrEnum):
@@ -99,7 +102,13 @@ class RunDirectory:
 
 
 def open_run(
-    directory: RunDirectory, *, config_text: str, settings: Mapping[str, Any], old_settings: Any, resume: str
+    directory: RunDirectory,
+    *,
+    config_text: str,
+    settings: Mapping[str, Any],
+    old_settings: Callable[[str], Mapping[str, Any]],
+    resume: str,
+    of_teacher: Callable[[Any], Mapping[str, Any]] = lambda settings: settings,
 ) -> RunState:
     """Decides what `directory`, which is there and `in_use`, is to this run; writes the recipe unless it is finished.
 
@@ -109,6 +118,7 @@ def open_run(
         settings: what must agree with a run that is there already, nested.
         old_settings: reads the same of a recipe text that is there.
         resume: `never` refuses an unfinished run; that `must` finds one is for the caller to see to.
+        of_teacher: what of the settings makes the teacher; the rest may differ where no student was begun.
 
     Raises:
         UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.
@@ -125,7 +135,10 @@ def open_run(
     state = RunState.FINISHED if directory.is_finished else RunState.UNFINISHED
     if resume == "never":
         raise UserError(f"run.directory: {path} holds a run that is {state}; choose another (run.resume is never)")
-    differences = _differences(old_settings(directory.config.read_text(encoding="utf-8")), settings)
+    old = old_settings(directory.config.read_text(encoding="utf-8"))
+    if {entry.name for entry in beside_recipe} <= _OF_TEACHER:
+        old, settings = of_teacher(old), of_teacher(settings)
+    differences = _differences(old, settings)
     if differences:
         raise UserError(
             f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "

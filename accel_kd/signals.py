@@ -21,10 +21,25 @@ class SignalNeeds:
     """What an objective asks of a teacher, compared with what the teacher source provides before training starts."""
 
     logits: bool = False
+    """Anything of the teacher's logits."""
+    every_logit: bool = False
+    """The value of each of the `V` logits, not of some of them."""
+    exact: bool = False
+    """The probabilities themselves, not a sample that is right on average."""
+    temperatures: frozenset[float] | None = frozenset()
+    """What the logits are softened with; None, of a provider, is any."""
 
     def missing_from(self, provided: SignalNeeds) -> list[str]:
-        """Names of the parts needed here that `provided` lacks."""
-        return ["logits"] if self.logits and not provided.logits else []
+        """What is needed here that `provided` lacks, as words for a message."""
+        missing = ["logits"] if self.logits and not provided.logits else []
+        if self.every_logit and not provided.every_logit:
+            missing.append("every logit")
+        if self.exact and not provided.exact:
+            missing.append("exact probabilities")
+        if provided.temperatures is not None:
+            lacking = sorted((self.temperatures or frozenset()) - provided.temperatures)
+            missing += [f"temperature {temperature:g}" for temperature in lacking]
+        return missing
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,47 @@ class Signal:
     """What one model says about a micro-batch: logits `[N, V]`, before softmax and before temperature."""
 
     logits: Tensor
+
+
+@dataclass(frozen=True)
+class SparseSignal:
+    """What a teacher says about some classes of each position, and how much it gives to all the others together.
+
+    `ids` `[N, K]` int64, distinct within a row; `log_probs` `[N, K]` float32 at temperature 1 (minus infinity in a slot
+    that holds nothing); `log_tails`: for each temperature that is promised the log of the mass `[N]` that the other
+    `V - K` classes have at it, or None where they have none at any temperature.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_tails: dict[float, Tensor] | None
+    num_classes: int
+
+    def log_probs_at(self, temperature: float) -> Tensor:
+        """Log-probabilities of the kept classes at `temperature` and, in one more column, of all others together:
+        `[N, K + 1]`, or `[N, K]` where the others have none."""
+        kept = torch.log_softmax(self.log_probs / temperature, dim=-1)
+        if self.log_tails is None:
+            return kept
+        tail = self.log_tails[temperature].unsqueeze(-1)
+        # log(1 - tail) by log1p for a small tail and by expm1 for one close to 1.
+        share = torch.where(tail < -0.7, torch.log1p(-tail.exp()), torch.log(-torch.expm1(tail)))
+        return torch.cat([kept + share, tail], dim=-1)
+
+    def coarsen(self, log_probs: Tensor) -> Tensor:
+        """Another model's log-probabilities `[N, V]` on the outcomes of `log_probs_at`: `[N, K + 1]` or `[N, K]`."""
+        kept = log_probs.gather(-1, self.ids)
+        if self.log_tails is None:
+            return kept
+        others = log_probs.scatter(-1, self.ids, float("-inf"))
+        # The gradient of logsumexp is NaN where every entry is minus infinity.
+        is_nothing = others.amax(dim=-1, keepdim=True) == float("-inf")
+        tail = torch.where(is_nothing, 0.0, others).logsumexp(dim=-1, keepdim=True)
+        return torch.cat([kept, torch.where(is_nothing, float("-inf"), tail)], dim=-1)
+
+
+TeacherSignal = Signal | SparseSignal
+"""What an objective may be given of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +134,15 @@ class Batch:
 
     `rows` `[N]` int64 numbers the examples within their split; `inputs` are the student's model inputs `[N, L]`;
     `teacher_inputs` the teacher's where it has a tokenizer of its own, else None: it reads `inputs` then.
+    `teacher_rows` `[N]` int64 numbers them among the distinct rows that the teacher reads, over all splits, where a
+    store of its logits is in use, else None.
     """
 
     rows: Tensor
     inputs: dict[str, Tensor]
     targets: Targets
     teacher_inputs: dict[str, Tensor] | None = None
+    teacher_rows: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; copies from pinned memory do not block the host."""
@@ -104,6 +163,7 @@ class Batch:
             inputs={name: change(tensor) for name, tensor in self.inputs.items()},
             targets=Targets(change(self.targets.labels), change(self.targets.counted)),
             teacher_inputs=None if teacher_inputs is None else {k: change(v) for k, v in teacher_inputs.items()},
+            teacher_rows=self.teacher_rows,  # read on the host, where the store is
         )
 
 

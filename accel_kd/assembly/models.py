@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from accel_kd.assembly.session import Session
-from accel_kd.config.schema import ModelConfig, RunConfig
+from accel_kd.config.model_sections import ModelConfig
+from accel_kd.config.schema import RunConfig
 from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config, load_tokenizer
 from accel_kd.models.student import (
     chosen_layers,
@@ -18,7 +19,7 @@ from accel_kd.models.student import (
     from_teacher_layers,
     with_dropout,
 )
-from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,14 +80,19 @@ def student_maker(session: Session, teacher: FoundTeacher | None) -> Callable[[]
     )
 
 
-def streaming_teacher(session: Session, teacher: FoundTeacher) -> StreamingTeacher:
-    """The teacher, loaded beside the student on this rank; `auto` is bfloat16 on a GPU that computes in it."""
-    device, name = session.accelerator.device, session.config.teacher.dtype
-    if name == "auto":
-        name = (
-            "bfloat16"
-            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "float32"
-        )
-    model = load_classifier(teacher.checkpoint, dtype=_DTYPES[name])
-    return StreamingTeacher(model, session.task, device, teacher.columns)
+def teacher_dtype(session: Session) -> str:
+    """The precision of the teacher's weights; `auto` is bfloat16 on a GPU that computes in it."""
+    name = session.config.teacher.dtype
+    if name != "auto":
+        return name
+    on_gpu = session.accelerator.device.type == "cuda"
+    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def streaming_teacher(
+    session: Session, teacher: FoundTeacher, columns: Sequence[int] | None, min_rows: int = STEADY_ROWS
+) -> StreamingTeacher:
+    """The teacher, loaded beside the student on this rank; `columns` and `min_rows` as in `StreamingTeacher`."""
+    dtype = _DTYPES[teacher_dtype(session)]
+    model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
+    return StreamingTeacher(model, session.task, session.accelerator.device, columns, min_rows)

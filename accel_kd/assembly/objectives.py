@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accel_kd.config.schema import (
+from accel_kd.config.objective_section import (
     ForwardKLTerm,
     HardLabelTerm,
     JensenShannonTerm,
@@ -26,7 +26,7 @@ from accel_kd.objectives import (
 def objective(section: ObjectiveConfig) -> WeightedSum:
     """The loss of the recipe."""
     if section.terms is not None:
-        return WeightedSum([(term.weight, _term(term)) for term in section.terms])
+        return WeightedSum([(term.weight, _term(term)) for term in section.terms], section.on_wrong_teacher)
     divergence: Objective
     match section.divergence:
         case "forward_kl":
@@ -37,7 +37,7 @@ def objective(section: ObjectiveConfig) -> WeightedSum:
             divergence = JensenShannon(section.beta, section.temperature)
         case "logit_mse":
             divergence = LogitMSE()
-    return mixture(section.alpha, divergence, section.label_smoothing)
+    return mixture(section.alpha, divergence, section.label_smoothing, section.on_wrong_teacher)
 
 
 def hard_labels_only(label_smoothing: float) -> WeightedSum:
@@ -57,7 +57,10 @@ def without_teacher(section: ObjectiveConfig) -> WeightedSum:
 def describe(section: ObjectiveConfig) -> str:
     """The loss as a formula, for people."""
     parts = [f"{weight:g} * {part}" for weight, part in objective(section).terms if weight > 0]
-    return " + ".join(parts)
+    where_wrong = (
+        "" if section.on_wrong_teacher == "keep" else f" (where the teacher is wrong: {section.on_wrong_teacher})"
+    )
+    return " + ".join(parts) + where_wrong
 
 
 def _term(term: Term) -> Objective:

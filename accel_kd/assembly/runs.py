@@ -90,24 +90,27 @@ def model_run(
         ),
         keep=config.evaluation.keep,
         seed=training.seed,
-        record=_record(session, job_type),
-        tracker=_tracker(config, directory) if session.accelerator.is_main_process else NullTracker(),
+        record=run_record(session, job_type),
+        tracker=tracker_of(session, directory),
         bar=config.run.progress,
         facts=facts,
     )
 
 
-def _tracker(config: RunConfig, directory: RunDirectory) -> Tracker:
-    """To a file always, to Weights & Biases unless disabled."""
+def tracker_of(session: Session, directory: RunDirectory) -> Tracker:
+    """To a file always, to Weights & Biases unless disabled; nowhere but on rank 0."""
+    if not session.accelerator.is_main_process:
+        return NullTracker()
     jsonl = JsonlTracker(directory.metrics)
-    section = config.tracking
+    section = session.config.tracking
     if section.mode == "disabled":
         return jsonl
     wandb = WandbTracker(section.mode, section.project, section.entity, directory.path, directory.wandb_run_id)
     return CompositeTracker([jsonl, wandb])
 
 
-def _record(session: Session, job_type: JobType) -> RunRecord:
+def run_record(session: Session, job_type: JobType) -> RunRecord:
+    """What is known of one model's run before it starts."""
     section = session.config.tracking
     run_name = session.directory.path.name
     name = section.name or run_name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from pydantic import ValidationError
 
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
@@ -50,6 +52,7 @@ def open_run_directory(config: RunConfig, until: ExitStack) -> RunState:
         config_text=to_yaml(config),
         settings=_identity(config.model_dump(mode="json")),
         old_settings=_identity_of_text,
+        of_teacher=_what_makes_the_teacher,
         resume=config.run.resume,
     )
 
@@ -61,7 +64,10 @@ def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
 
 def _identity_of_text(text: str) -> dict[str, Any]:
     try:
-        return _identity(yaml.safe_load(text))
+        settings = yaml.safe_load(text)
+        with contextlib.suppress(ValidationError):  # an older recipe lacks settings that have come since: the defaults
+            settings = RunConfig.model_validate(settings).model_dump(mode="json")
+        return _identity(settings)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
             "run.directory: it holds a config.yaml that no run wrote; choose another run.directory"
@@ -72,4 +78,27 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is: not where it lies, how it is shown, tracked, or gone on with."""
     kept = {name: value for name, value in settings.items() if name != "tracking"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in {"directory", "resume", "progress"}}
+    # How a store is found, filled and looked over, not what is in it.
+    kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k != "on_missing"}
+    if "store" in kept["teacher"]:
+        kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
     return kept
+
+
+def _what_makes_the_teacher(identity: dict[str, Any]) -> dict[str, Any]:
+    """Of an identity, the settings that a teacher which is fine-tuned here depends on."""
+    teacher = identity["teacher"]
+    if teacher["finetune"] is None:
+        return {"teacher": {"finetune": None}}
+    given = {name: value for name, value in teacher["finetune"].items() if value is not None}
+    if "epochs" in given and "max_steps" not in given:
+        given["max_steps"] = None  # as `finetune_training` has it
+    made_of = {"model", "revision", "trust_remote_code", "allow_pickle"}
+    return {
+        "task": identity["task"],
+        "data": identity["data"],
+        "teacher": {name: value for name, value in teacher.items() if name in made_of},
+        "training": identity["training"] | given,
+        "evaluation": identity["evaluation"],
+        "run": {"deterministic": identity["run"]["deterministic"]},
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from accel_kd.config.schema import FinetuneConfig, ObjectiveConfig, RunConfig, TrainingConfig
+from accel_kd.config.model_sections import FinetuneConfig, SampledEncodingConfig, TopKEncodingConfig
+from accel_kd.config.objective_section import HardLabelTerm, LogitMSETerm, ObjectiveConfig
+from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 
 _METRICS = ("loss", "accuracy", "macro_f1", "calibration_error")
@@ -64,9 +66,12 @@ def finetune_training(training: TrainingConfig, finetune: FinetuneConfig) -> Tra
 
 def needs_teacher_signal(objective: ObjectiveConfig) -> bool:
     """Whether any part of the loss reads the teacher."""
-    if objective.terms is not None:
-        return any(term.type != "hard_label" and term.weight > 0 for term in objective.terms)
-    return objective.alpha < 1.0
+    return bool(_divergences(objective))
+
+
+def objective_temperatures(objective: ObjectiveConfig) -> set[float]:
+    """The temperatures at which the loss reads the teacher; logit regression knows none."""
+    return {temperature for temperature in _divergences(objective).values() if temperature is not None}
 
 
 def needs_labels(objective: ObjectiveConfig) -> bool:
@@ -81,6 +86,7 @@ def check(config: RunConfig) -> None:
     _check_models(config)
     _check_objective(config.objective)
     _check_teacher_is_used(config)
+    _check_store(config)
     _check_data(config)
     _check_metric(config)
     world_size = launched_world_size()
@@ -90,6 +96,19 @@ def check(config: RunConfig) -> None:
             accumulation_steps(finetune_training(config.training, config.teacher.finetune), world_size)
         except UserError as error:
             raise UserError(str(error).replace("training.", "teacher.finetune.")) from error
+
+
+def _divergences(objective: ObjectiveConfig) -> dict[str, float | None]:
+    """The parts of the loss that read the teacher, by name, each with its temperature; None: it knows none."""
+    if objective.terms is not None:
+        return {
+            term.type: None if isinstance(term, LogitMSETerm) else term.temperature
+            for term in objective.terms
+            if not isinstance(term, HardLabelTerm) and term.weight > 0
+        }
+    if objective.alpha == 1.0:
+        return {}
+    return {objective.divergence: None if objective.divergence == "logit_mse" else objective.temperature}
 
 
 def _neighbours(value: int, divisor: int) -> str:
@@ -151,10 +170,75 @@ def _check_teacher_is_used(config: RunConfig) -> None:
         raise UserError("teacher.model: missing; the objective needs a teacher (objective.alpha=1 trains without one)")
     if config.run.control and not needed:
         raise UserError("run.control: trains the student without a teacher, which this objective already does")
+    if config.objective.on_wrong_teacher != "keep" and not needed:
+        raise UserError(
+            f"objective.on_wrong_teacher: {config.objective.on_wrong_teacher} would not be used, since the objective "
+            "asks no teacher; leave it out"
+        )
+    if config.teacher.source != "streaming" and not needed:
+        raise UserError(
+            f"teacher.source: {config.teacher.source} would not be used, since the objective asks no teacher; "
+            "leave it out"
+        )
     copies = config.student.init == "teacher_layers"
     if config.teacher.finetune is not None and not (needed or copies):
         raise UserError(
             "teacher.finetune: the teacher would be fine-tuned and then not used, since the objective asks none"
+        )
+
+
+def _check_store(config: RunConfig) -> None:
+    """Refuses an encoding that does not hold what the objective asks, where the run reads a store.
+
+    A streaming run may have any: the same recipe can fill a store for another one.
+    """
+    encoding, objective = config.teacher.store.encoding, config.objective
+    if config.teacher.source == "streaming" or encoding.type == "full":
+        return
+    if "logit_mse" in _divergences(objective):
+        raise UserError(
+            f"teacher.store.encoding: {encoding.type} holds some logits, and logit_mse compares all; use type=full"
+        )
+    if isinstance(encoding, TopKEncodingConfig):
+        _check_top_k(encoding, objective)
+    else:
+        _check_sampled(encoding, objective)
+
+
+def _check_top_k(encoding: TopKEncodingConfig, objective: ObjectiveConfig) -> None:
+    if objective.on_wrong_teacher == "correct":
+        raise UserError(
+            "teacher.store.encoding: top_k may lack the label's logit, which objective.on_wrong_teacher correct moves; "
+            "use type=full, or on_wrong_teacher=skip"
+        )
+    # At temperature 1 the tail is always kept.
+    lacking = sorted(objective_temperatures(objective) - {1.0, *encoding.temperatures})
+    if lacking:
+        promised = ", ".join(f"{temperature:g}" for temperature in encoding.temperatures)
+        plural, them = ("s", "them") if len(lacking) > 1 else ("", "it")
+        raise UserError(
+            f"teacher.store.encoding.temperatures: [{promised}] lacks the objective's temperature{plural} "
+            f"{', '.join(f'{temperature:g}' for temperature in lacking)}; add {them}"
+        )
+
+
+def _check_sampled(encoding: SampledEncodingConfig, objective: ObjectiveConfig) -> None:
+    others = [name for name in _divergences(objective) if name != "forward_kl"]
+    if others:
+        raise UserError(
+            f"teacher.store.encoding: sampled is right on average for forward_kl only, and the objective has "
+            f"{others[0]}; use type=top_k or type=full"
+        )
+    if objective.on_wrong_teacher != "keep":
+        raise UserError(
+            f"teacher.store.encoding: sampled does not say for sure what the teacher's answer is, which "
+            f"objective.on_wrong_teacher {objective.on_wrong_teacher} needs; use type=full"
+        )
+    [temperature] = objective_temperatures(objective)
+    if encoding.temperature != temperature:
+        raise UserError(
+            f"teacher.store.encoding.temperature: samples drawn at {encoding.temperature:g} do not serve the "
+            f"objective's temperature {temperature:g}; make the two equal"
         )
 
 

@@ -23,23 +23,43 @@ def reference() -> str:
 def _table(section: type[BaseModel], prefix: str = "") -> str:
     lines = [] if prefix else ["| setting | takes | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in section.model_fields.items():
-        nested = _section_in(field.annotation)
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        if nested is not None:
-            if meaning:
-                lines.append(f"| `{prefix}{name}` | section | {_default(field)} | {meaning} |")
-            lines.append(_table(nested, f"{prefix}{name}."))
+        nested = _sections_in(field.annotation)
+        if not nested:
+            lines.append(f"| `{prefix}{name}` | {_takes(field)} | {_default(field)} | {_meaning(field)} |")
             continue
-        lines.append(f"| `{prefix}{name}` | {_takes(field)} | {_default(field)} | {meaning} |")
+        if _meaning(field):
+            lines.append(f"| `{prefix}{name}` | section | {_default(field)} | {_meaning(field)} |")
+        if len(nested) == 1:
+            lines.append(_table(nested[0], f"{prefix}{name}."))
+        else:
+            lines += _rows_by_type(nested, f"{prefix}{name}.", field.default)
     return "\n".join(lines)
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a setting holds, optional or not; lists of sections are described by their setting."""
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _rows_by_type(sections: list[type[BaseModel]], prefix: str, default: Any) -> list[str]:
+    """The rows of a section that comes in several types: `type` once, then the settings of each."""
+    types = {typing.get_args(section.model_fields["type"].annotation)[0]: section for section in sections}
+    meanings = (f"`{name}`: {_meaning(section.model_fields['type'])}" for name, section in types.items())
+    rows = [
+        f"| `{prefix}type` | {', '.join(f'`{name}`' for name in types)} | `{default.type}` | {' '.join(meanings)} |"
+    ]
+    for name, section in types.items():
+        rows += [
+            f"| `{prefix}{setting}` (`{name}`) | {_takes(field)} | {_default(field)} | {_meaning(field)} |"
+            for setting, field in section.model_fields.items()
+            if setting != "type"
+        ]
+    return rows
+
+
+def _meaning(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split()).replace("|", "\\|")
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting may hold, optional or not; lists of sections are described by their setting."""
+    candidates = (annotation, *typing.get_args(annotation))
+    return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def _takes(field: FieldInfo) -> str:

@@ -1,45 +1,17 @@
-"""Every setting of a recipe, its type, its default and its meaning. Rules across sections are in `checks`."""
+"""A complete recipe, section by section; `model_sections` and `objective_section` hold the larger ones.
+
+Each setting has its type, its default and its meaning. Rules across sections are in `checks`.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, FiniteFloat, Tag
+from pydantic import BeforeValidator, Field
 
-ONE_NUMBER, A_LIST = "one number", "a list"
-"""The two ways to write a setting that takes either; they stand in pydantic's locations, and not in a recipe."""
-
-
-def _refuse_bool(value: Any) -> Any:
-    """A `yes` where a number belongs must not become 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-Number = Annotated[FiniteFloat, BeforeValidator(_refuse_bool)]
-Integer = Annotated[int, BeforeValidator(_refuse_bool)]
-Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
-OpenFraction = Annotated[Number, Field(gt=0.0, le=1.0)]
-Positive = Annotated[Number, Field(gt=0.0)]
-NonNegative = Annotated[Number, Field(ge=0.0)]
-Count = Annotated[Integer, Field(ge=1)]
-Seed = Annotated[Integer, Field(ge=0, le=2**32 - 1)]
-Layers = Annotated[
-    Annotated[Count, Tag(ONE_NUMBER)] | Annotated[list[Annotated[Integer, Field(ge=0)]], Tag(A_LIST)],
-    Discriminator(lambda value: A_LIST if isinstance(value, list) else ONE_NUMBER),
-]
-
-
-def _spell_out_no(value: Any) -> Any:
-    """YAML reads a bare `no` as false."""
-    return "no" if value is False else value
-
-
-class Section(BaseModel):
-    """A section refuses unknown keys; a docstring under a field is its documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+from accel_kd.config.fields import Count, Fraction, Integer, NonNegative, OpenFraction, Positive, Section, Seed
+from accel_kd.config.model_sections import StudentConfig, TeacherConfig
+from accel_kd.config.objective_section import ObjectiveConfig
 
 
 class TaskConfig(Section):
@@ -88,121 +60,9 @@ class DataConfig(Section):
     """The share of train that is cut off for validation where the source has no such split."""
 
 
-class FinetuneConfig(Section):
-    """Each setting that is left out is as in `training`."""
-
-    epochs: Count | None = None
-    """Passes over the labelled train examples."""
-    max_steps: Count | None = None
-    """Stop after this many optimizer steps."""
-    batch_size: Count | None = None
-    """Examples an optimizer step, over all ranks and accumulation."""
-    micro_batch_size: Count | None = None
-    """Examples that one device holds at once."""
-    learning_rate: Positive | None = None
-    """Peak learning rate."""
-    weight_decay: NonNegative | None = None
-    """AdamW's weight decay."""
-    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of a hard target that is spread evenly over all labels; never as in `objective`, which is the student's."""
-    seed: Seed | None = None
-    """Seed of the classifier head, the order and the dropout."""
-
-
-class ModelConfig(Section):
-    model: str | None = None
-    """A folder, a Hub id, or `package:NAME/FOLDER` inside an installed package."""
-    revision: str | None = None
-    """The Hub model's commit, tag or branch."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint."""
-    allow_pickle: bool = False
-    """Load `pytorch_model.bin` where there is no safetensors file (with torch's weights-only loader)."""
-
-
-class TeacherConfig(ModelConfig):
-    source: Literal["streaming"] = "streaming"
-    """Where the teacher's logits come from: its forward pass beside the student's."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, else float32."""
-    finetune: FinetuneConfig | None = None
-    """Fine-tune the teacher on the labels first; it is kept in the run directory. Left out: as in `training`."""
-    accept_chance_accuracy: bool = False
-    """Go on with a teacher without label names that scores no better than guessing on the validation split."""
-
-
-class StudentConfig(ModelConfig):
-    init: Literal["checkpoint", "random", "teacher_layers"] = "checkpoint"
-    """`checkpoint`: the weights of `model`; `random`: its config only; `teacher_layers`: copied from the teacher."""
-    layers: Layers | None = None
-    """With `teacher_layers`: the teacher's layers to keep, or how many, evenly spaced; default half of them."""
-    dropout: Annotated[Number, Field(ge=0.0, lt=1.0)] | None = None
-    """Every dropout probability of the student; default as its config says."""
-
-
-class HardLabelTerm(Section):
-    type: Literal["hard_label"]
-    """Cross-entropy with the labels."""
-    weight: NonNegative = 1.0
-    """Weight in the loss."""
-    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the target that is spread evenly over all labels."""
-
-
-class ForwardKLTerm(Section):
-    type: Literal["forward_kl"]
-    """T² KL(teacher || student)."""
-    weight: NonNegative = 1.0
-    """Weight in the loss."""
-    temperature: Positive = 2.0
-    """Softens both distributions."""
-
-
-class ReverseKLTerm(Section):
-    type: Literal["reverse_kl"]
-    """T² KL(student || teacher)."""
-    weight: NonNegative = 1.0
-    """Weight in the loss."""
-    temperature: Positive = 2.0
-    """Softens both distributions."""
-
-
-class JensenShannonTerm(Section):
-    type: Literal["jensen_shannon"]
-    """T² times the generalised Jensen-Shannon divergence."""
-    weight: NonNegative = 1.0
-    """Weight in the loss."""
-    temperature: Positive = 2.0
-    """Softens both distributions."""
-    beta: Fraction = 0.5
-    """The teacher's share of the mixture: 0 is forward KL, 1 reverse KL."""
-
-
-class LogitMSETerm(Section):
-    type: Literal["logit_mse"]
-    """Mean squared difference of the logits."""
-    weight: NonNegative = 1.0
-    """Weight in the loss."""
-
-
-Term = Annotated[
-    HardLabelTerm | ForwardKLTerm | ReverseKLTerm | JensenShannonTerm | LogitMSETerm, Field(discriminator="type")
-]
-
-
-class ObjectiveConfig(Section):
-    alpha: Fraction = 0.5
-    """Weight of the hard labels: alpha * CE + (1 - alpha) * T² * KL(teacher || student); 1 asks no teacher."""
-    temperature: Positive = 2.0
-    """Softens both distributions; its square is multiplied back."""
-    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "logit_mse"] = "forward_kl"
-    """What stands beside the hard labels."""
-    beta: Fraction = 0.5
-    """The teacher's share of the Jensen-Shannon mixture: 0 is forward KL, 1 reverse KL."""
-    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of a hard target that is spread evenly over all labels."""
-    terms: Annotated[list[Term], Field(min_length=1)] | None = None
-    """A list of weighted terms, each type once, in place of all the settings above."""
+def _spell_out_no(value: Any) -> Any:
+    """YAML reads a bare `no` as false."""
+    return "no" if value is False else value
 
 
 class TrainingConfig(Section):
@@ -261,12 +121,14 @@ class TrackingConfig(Section):
     """W&B group; default the run directory's name, so that teacher, control and student stand together."""
     name: str | None = None
     """W&B display name."""
-    tags: list[str] = []
+    tags: list[str] = Field(default=[])
     """W&B tags."""
     notes: str | None = None
     """W&B notes."""
     log_every_steps: Count = 10
     """Steps between two writes of the log; each step has its row all the same."""
+    texts: bool = False
+    """W&B tables of examples show their texts too."""
 
 
 class RunSection(Section):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,28 @@ class TokenisedTexts:
         """The texts at `rows`."""
         return TokenisedTexts({name: ragged.take(rows) for name, ragged in self.features.items()}, self.padding)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text `[n]`."""
+        return self.features["input_ids"].lengths
+
+    def digests(self) -> NDArray[np.uint8]:
+        """BLAKE2b-128 of each text's features, which is of all that a model reads of it: `[n, 16]`."""
+        digests = np.empty((len(self.lengths), 16), dtype=np.uint8)
+        for row in range(len(digests)):
+            digest = hashlib.blake2b(digest_size=16)
+            for name in sorted(self.features):
+                ragged = self.features[name]
+                values = ragged.values[ragged.offsets[row] : ragged.offsets[row + 1]].astype("<i4").tobytes()
+                digest.update(f"{name}:{len(values)}:".encode())
+                digest.update(values)
+            digests[row] = np.frombuffer(digest.digest(), dtype=np.uint8)
+        return digests
+
     def inputs(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """Model inputs `[N, L]` for `rows`, attention mask included."""
         inputs = {name: ragged.padded(rows, self.padding[name]) for name, ragged in self.features.items()}
-        lengths = torch.from_numpy(self.features["input_ids"].lengths[rows])
+        lengths = torch.from_numpy(self.lengths[rows])
         positions = torch.arange(inputs["input_ids"].shape[1])
         inputs["attention_mask"] = (positions[None, :] < lengths[:, None]).long()
         return inputs
@@ -71,12 +90,14 @@ class TokenisedTexts:
 
 @dataclass(frozen=True)
 class TokenisedSplit:
-    """A split that batches are drawn from; `teacher` is None where the teacher reads the student's tokens."""
+    """A split that batches are drawn from; `teacher` is None where the teacher reads the student's tokens,
+    `teacher_rows` `[n]` is as in `Batch`."""
 
     ids: list[str]
     labels: NDArray[np.int64]
     student: TokenisedTexts
     teacher: TokenisedTexts | None = None
+    teacher_rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,7 +105,22 @@ class TokenisedSplit:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """The student's tokens of each example `[n]`."""
-        return self.student.features["input_ids"].lengths
+        return self.student.lengths
+
+    @property
+    def for_teacher(self) -> TokenisedTexts:
+        """The texts as the teacher reads them."""
+        return self.student if self.teacher is None else self.teacher
+
+    def row_keys(self) -> NDArray[np.uint8]:
+        """What a store of teacher logits knows each row by: the digest of its content, equal rows alike, beside that
+        of the very tokens that the teacher reads: `[n, 32]`."""
+        content = np.frombuffer(bytes.fromhex("".join(id.partition("-")[0] for id in self.ids)), dtype=np.uint8)
+        return np.concatenate([content.reshape(len(self), 16), self.for_teacher.digests()], axis=1)
+
+    def numbered(self, teacher_rows: NDArray[np.int64]) -> TokenisedSplit:
+        """The same split with its rows' numbers among those that the teacher reads."""
+        return replace(self, teacher_rows=teacher_rows)
 
     def labelled(self) -> TokenisedSplit:
         """The examples that have a label.
@@ -98,7 +134,9 @@ class TokenisedSplit:
         if not len(rows):
             raise UserError("data.label: no example of the split has a label, and labels are needed here")
         teacher = None if self.teacher is None else self.teacher.take(rows)
-        return TokenisedSplit([self.ids[row] for row in rows], self.labels[rows], self.student.take(rows), teacher)
+        numbers = None if self.teacher_rows is None else self.teacher_rows[rows]
+        ids = [self.ids[row] for row in rows]
+        return TokenisedSplit(ids, self.labels[rows], self.student.take(rows), teacher, numbers)
 
     def batch(self, rows: NDArray[np.int64], *, counted: bool = True) -> Batch:
         """The micro-batch of `rows`; with `counted` false it fills a rank's turn and enters no sum."""
@@ -108,6 +146,7 @@ class TokenisedSplit:
             inputs=self.student.inputs(rows),
             targets=Targets(labels, torch.full((len(rows),), counted)),
             teacher_inputs=None if self.teacher is None else self.teacher.inputs(rows),
+            teacher_rows=None if self.teacher_rows is None else torch.from_numpy(self.teacher_rows[rows]),
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from accel_kd.errors import RunFailure, UserError
@@ -25,6 +25,30 @@ def gather_ragged(accelerator: Accelerator, rows: Tensor) -> Tensor:
     gathered = accelerator.gather(padded)
     parts = [gathered[rank * max(counts) :][:count] for rank, count in enumerate(counts)]
     return torch.cat(parts)
+
+
+def on_every_rank(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Runs `work` on each rank; where it failed on one, all raise what the first of them met, when all are done.
+
+    Raises:
+        UserError, RunFailure: as `work` raised it; any other error as a `RunFailure` that names it and its rank.
+    """
+    message: tuple[bool, str] | None = None
+    failure: Exception | None = None
+    try:
+        work()
+    except Exception as error:  # the other ranks wait for this one: they must hear of whatever it is
+        failure = error
+        rank = f" (rank {accelerator.process_index})" if accelerator.num_processes > 1 else ""
+        known = isinstance(error, (UserError, RunFailure))
+        message = (isinstance(error, UserError), f"{error}{rank}" if known else f"{error!r}{rank}")
+    outcomes = [message] if accelerator.num_processes == 1 else gather_object([message])
+    if failure is not None:
+        raise failure
+    for outcome in outcomes:
+        if outcome is not None:
+            is_user_error, text = outcome
+            raise UserError(text) if is_user_error else RunFailure(text)
 
 
 def on_main_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from transformers import (
 
 from accel_kd.errors import UserError
 from accel_kd.locations import locate
+
+_ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def load_config(checkpoint: Checkpoint) -> PretrainedConfig:
     except UserError:
         raise
     except Exception as error:  # the hub client, JSON and transformers each raise their own
-        raise _refusal(checkpoint, "configuration", error) from error
+        raise refusal(checkpoint, "configuration", error) from error
     _refuse_misnumbered_labels(checkpoint, config)
     return config
 
@@ -94,7 +97,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     except UserError:
         raise
     except Exception as error:  # as above, and the tokenizers library raises bare Exception
-        raise _refusal(checkpoint, "tokenizer", error) from error
+        raise refusal(checkpoint, "tokenizer", error) from error
     # Where the files are missing, Transformers makes a tokenizer that knows its special tokens and nothing else.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError(f"{checkpoint.setting}: {checkpoint.name!r} holds no tokenizer; save it beside the model")
@@ -114,7 +117,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def load_classifier(
-    checkpoint: Checkpoint, *, config: PretrainedConfig | None = None, dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint,
+    *,
+    config: PretrainedConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """The model with its weights, on the CPU.
 
@@ -122,23 +129,27 @@ def load_classifier(
         checkpoint: where it lies.
         config: replaces its own; where that gives it another number of labels, the head is a new one.
         dtype: precision of the weights.
+        attention: what Transformers calls `attn_implementation`; None leaves the choice to it.
 
     Raises:
-        UserError: nothing readable there, no safetensors file and pickle not allowed, or weights that do not fit.
+        UserError: nothing readable there, no safetensors file and pickle not allowed, weights that do not fit, or an
+            attention that the model does not have or that this machine lacks.
     """
     source = checkpoint.resolved()
-    _refuse_pickle(checkpoint, Path(source))
+    refuse_pickle(checkpoint, Path(source))
     # What does not fit is looked at below, and named; Transformers only points to its log.
     options: dict[str, Any] = checkpoint.options() | {"dtype": dtype, "ignore_mismatched_sizes": True}
     if not checkpoint.allow_pickle:
         options["use_safetensors"] = True
     if config is not None:
         options["config"] = config
+    if attention is not None:
+        options["attn_implementation"] = attention
     try:
         model: PreTrainedModel
         model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # as in load_config, and safetensors' own
-        raise _refusal(checkpoint, "weights", error) from error
+        raise refusal(checkpoint, "weights", error, attention) from error
     without_weights = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     _refuse_misnumbered_labels(checkpoint, model.config)
     _refuse_gaps(checkpoint, model, without_weights, head_may_be_new=config is not None)
@@ -177,16 +188,8 @@ def check_length(config: PretrainedConfig, max_length: int, setting: str) -> Non
         raise UserError(f"data.max_length: {max_length} tokens, but {setting} reads at most {positions}")
 
 
-def _refuse_misnumbered_labels(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
-    if set(config.id2label) != set(range(config.num_labels)):
-        numbers = ", ".join(map(str, config.id2label))
-        raise UserError(
-            f"{checkpoint.setting}: the config.json of {checkpoint.name!r} numbers its labels {numbers}; "
-            "they must run from 0 without a gap"
-        )
-
-
-def _refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
+def refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raises `UserError` where a folder holds no safetensors file and pickles are not allowed."""
     if not folder.is_dir() or checkpoint.allow_pickle:
         return
     if not any(folder.glob("*.safetensors")):
@@ -195,6 +198,33 @@ def _refuse_pickle(checkpoint: Checkpoint, folder: Path) -> None:
         raise UserError(
             f"{checkpoint.setting}: {checkpoint.name!r} holds {found}, and weights are read from safetensors; "
             f"{checkpoint.pickle_advice}"
+        )
+
+
+def refusal(checkpoint: Checkpoint, part: str, error: Exception, attention: str | None = None) -> UserError:
+    """What the user is told where a `part` of the checkpoint fails with `error`, in one line.
+
+    An `attention` that was asked for takes the blame where the error speaks of it: Transformers raises `ValueError` for
+    one that it or the model does not know, and `ImportError` for one whose package is missing.
+    """
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if attention is not None and isinstance(error, ValueError | ImportError) and _ATTENTION.search(first_line):
+        return UserError(
+            f"{checkpoint.section}.attention: {attention} cannot be had for {checkpoint.name!r} here: "
+            f"{first_line.rstrip('.')}; choose another, or leave it out"
+        )
+    where = "" if locate(checkpoint.name, checkpoint.setting).path else " from the Hub (there is no such folder here)"
+    what = f"{checkpoint.setting}: the {part} of {checkpoint.name!r} cannot be loaded{where}"
+    advice = f"; {checkpoint.pickle_advice}" if part == "weights" and where and not checkpoint.allow_pickle else ""
+    return UserError(f"{what}: {type(error).__name__}: {first_line.rstrip(': ')}{advice}")
+
+
+def _refuse_misnumbered_labels(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    if set(config.id2label) != set(range(config.num_labels)):
+        numbers = ", ".join(map(str, config.id2label))
+        raise UserError(
+            f"{checkpoint.setting}: the config.json of {checkpoint.name!r} numbers its labels {numbers}; "
+            "they must run from 0 without a gap"
         )
 
 
@@ -210,11 +240,3 @@ def _refuse_gaps(checkpoint: Checkpoint, model: PreTrainedModel, names: set[str]
             f"{min(names)} ({len(names)} in all); choose a complete checkpoint"
             f"{'' if head_may_be_new else ' of a classifier, or fine-tune it first'}"
         )
-
-
-def _refusal(checkpoint: Checkpoint, part: str, error: Exception) -> UserError:
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    where = "" if locate(checkpoint.name, checkpoint.setting).path else " from the Hub (there is no such folder here)"
-    what = f"{checkpoint.setting}: the {part} of {checkpoint.name!r} cannot be loaded{where}"
-    advice = f"; {checkpoint.pickle_advice}" if part == "weights" and where and not checkpoint.allow_pickle else ""
-    return UserError(f"{what}: {type(error).__name__}: {first_line.rstrip(': ')}{advice}")

@@ -12,6 +12,7 @@ from accel_kd.objectives.divergences import (
 )
 from accel_kd.objectives.hard_label import HardLabel
 from accel_kd.objectives.logit_regression import LogitMSE, mean_squared_difference
+from accel_kd.objectives.wrong_teacher import OnWrongTeacher
 
 __all__ = [
     "ForwardKL",
@@ -19,6 +20,7 @@ __all__ = [
     "JensenShannon",
     "LogitMSE",
     "Objective",
+    "OnWrongTeacher",
     "ReverseKL",
     "WeightedSum",
     "forward_kl",

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from accel_kd.signals import LossTerm, Signal, SignalNeeds, Targets
+from accel_kd.signals import LossTerm, Signal, SignalNeeds, SparseSignal, Targets, TeacherSignal
 
 
 class Objective(Protocol):
@@ -28,15 +28,17 @@ class Objective(Protocol):
         """What the teacher has to provide."""
         ...
 
-    def __call__(self, student: Signal, teacher: Signal | None, targets: Targets) -> LossTerm:
-        """The term for student and teacher logits `[N, V]` and targets `[N]`, with a scalar sum and weight 1.
+    def __call__(self, student: Signal, teacher: TeacherSignal | None, targets: Targets) -> LossTerm:
+        """The term for the student's logits `[N, V]`, what the teacher says about the same `N` positions and `V`
+        classes, and targets `[N]`, with a scalar sum and weight 1.
 
-        `teacher` may be None where `needs` asks for nothing.
+        `teacher` may be None where `needs` asks for nothing. That it provides what `needs` asks for is checked before
+        training starts; here it is taken for granted.
         """
         ...
 
 
 class PerPosition(Protocol):
-    """A loss for each position: `[N, V]` student logits and `[N, V]` teacher logits to `[N]`."""
+    """A loss for each position: `[N, V]` student logits and `[N, V]` teacher logits, or some of them, to `[N]`."""
 
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, /) -> Tensor: ...
+    def __call__(self, student_logits: Tensor, teacher: Tensor | SparseSignal, /) -> Tensor: ...

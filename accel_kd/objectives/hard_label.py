@@ -11,7 +11,7 @@ from torch.nn import functional
 from accel_kd.errors import UserError
 from accel_kd.objectives.counted_rows import blank_uncounted
 from accel_kd.objectives.precision import at_least_float32, autocast_disabled
-from accel_kd.signals import IGNORED_LABEL, LossTerm, Signal, SignalNeeds, Targets, Unit
+from accel_kd.signals import IGNORED_LABEL, LossTerm, Signal, SignalNeeds, Targets, TeacherSignal, Unit
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HardLabel:
                 f"label_smoothing is {self.label_smoothing}: give a number of at least 0 (no smoothing) and below 1"
             )
 
-    def __call__(self, student: Signal, teacher: Signal | None, targets: Targets) -> LossTerm:
+    def __call__(self, student: Signal, teacher: TeacherSignal | None, targets: Targets) -> LossTerm:
         """The sum (scalar) for student logits `[N, V]` and labels `[N]`; `teacher` is not looked at."""
         is_target = targets.counted & (targets.labels != IGNORED_LABEL)
         labels = torch.where(is_target, targets.labels, IGNORED_LABEL)

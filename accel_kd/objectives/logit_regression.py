@@ -9,7 +9,7 @@ from torch import Tensor
 
 from accel_kd.objectives.counted_rows import compare_positions
 from accel_kd.objectives.precision import at_least_float32, autocast_disabled
-from accel_kd.signals import LossTerm, Signal, SignalNeeds, Targets
+from accel_kd.signals import LossTerm, Signal, SignalNeeds, SparseSignal, Targets, TeacherSignal
 
 
 def mean_squared_difference(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -30,8 +30,13 @@ class LogitMSE:
     """
 
     name: ClassVar[str] = "logit_mse"
-    needs: ClassVar[SignalNeeds] = SignalNeeds(logits=True)
+    needs: ClassVar[SignalNeeds] = SignalNeeds(logits=True, every_logit=True)
 
-    def __call__(self, student: Signal, teacher: Signal | None, targets: Targets) -> LossTerm:
+    def __call__(self, student: Signal, teacher: TeacherSignal | None, targets: Targets) -> LossTerm:
         """The sum (scalar) for logits `[N, V]`, over the rows of `targets` that count."""
-        return compare_positions(self.name, mean_squared_difference, student, teacher, targets)
+
+        def per_position(student_logits: Tensor, teacher: Tensor | SparseSignal) -> Tensor:
+            assert isinstance(teacher, Tensor), f"{self.name} compares each logit, and the teacher gives some classes"
+            return mean_squared_difference(student_logits, teacher)
+
+        return compare_positions(self.name, per_position, student, teacher, targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from accel_kd.signals import Batch, Signal, SignalNeeds
+from accel_kd.signals import Batch, SignalNeeds, TeacherSignal
 
 
 class TeacherSource(Protocol):
@@ -15,6 +15,11 @@ class TeacherSource(Protocol):
         """What it can give."""
         ...
 
-    def signal(self, batch: Batch) -> Signal:
-        """The teacher's signal for `batch`, logits `[N, V]` in the data's label order, in fp32, without gradient."""
+    def start_epoch(self, epoch: int) -> None:
+        """Told of every epoch, from 0, before its first batch and on all ranks together."""
+        ...
+
+    def signal(self, batch: Batch) -> TeacherSignal:
+        """The teacher's signal for `batch`, in the data's label order, in fp32, without gradient, on the batch's
+        device: logits `[N, V]`, or what is known of them."""
         ...

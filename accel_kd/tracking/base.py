@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-JobType = Literal["teacher", "control", "distill"]
-"""What the run trains: the teacher itself, the student without a teacher, or the student from the teacher."""
+JobType = Literal["teacher", "cache", "control", "distill"]
+"""What the run trains: the teacher itself, the student without a teacher, or the student from the teacher; `cache` puts
+the teacher's logits into a store."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Tracker(Protocol):
         """Set values that hold for the whole run (a best accuracy); a later value of the same name replaces it."""
         ...
 
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table of text and numbers, one list a row."""
+        ...
+
     def finish(self, status: RunStatus) -> None:
         """Close the run, whatever happened to it."""
         ...
@@ -72,6 +77,9 @@ class NullTracker:
         """Do nothing."""
 
     def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Do nothing."""
 
     def finish(self, status: RunStatus) -> None:
@@ -104,6 +112,11 @@ class CompositeTracker:
         """Set the values in each. Raises what a tracker raises."""
         for tracker in self._trackers:
             tracker.summarise(metrics)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record the table in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.table(name, columns, rows)
 
     def finish(self, status: RunStatus) -> None:
         """Finish each, even where an earlier one fails. Raises the first failure, at the end."""

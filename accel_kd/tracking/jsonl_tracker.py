@@ -1,10 +1,11 @@
 """The record of a run: a file of JSON lines that is always written, and that comparisons read.
 
-A line is one of four objects, told apart by a key that only it has:
+A line is one of five objects, told apart by a key that only it has:
 
     {"run": {...}}             one for each start, so a resumed run has several
     {"step": 7, "train/loss": 0.5, ...}
     {"summary": {...}}
+    {"table": "name", "columns": [...], "rows": [[...], ...]}
     {"status": "finished"}     the last line, unless the process was killed
 
 Numbers that are not finite are written as `null`: JSON has no NaN, and readers refuse or misread the bare word.
@@ -17,7 +18,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,6 +55,10 @@ class JsonlTracker:
     def summarise(self, metrics: Mapping[str, Any]) -> None:
         """Append values that hold for the whole run. Raises as `log` does."""
         self._append({"summary": dict(metrics)})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Append a table. Raises as `log` does."""
+        self._append({"table": name, "columns": list(columns), "rows": [list(row) for row in rows]})
 
     def finish(self, status: RunStatus) -> None:
         """Append the status and wait until the disk has the file. Raises `RunFailure` if it does not take it."""

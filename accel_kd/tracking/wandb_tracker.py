@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,15 @@ class WandbTracker:
         with self._training_goes_on():
             if self._run is not None:
                 self._run.summary.update(dict(metrics))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Queue a table; raises nothing. A column of a W&B table has one type, or gaps."""
+        with self._training_goes_on():
+            if self._run is not None:
+                import wandb
+
+                table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+                self._run.log({name: table})
 
     def finish(self, status: RunStatus) -> None:
         """Close the run, waiting at most `finish_timeout_seconds` for the upload; raises nothing."""

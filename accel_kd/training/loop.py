@@ -58,6 +58,7 @@ def train(
     log: Callable[[Sequence[dict[str, float]]], None],
     keep: Callable[[bool], None],
     progress: Progress,
+    start_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> LoopResult:
     """Trains for `settings.total_steps` optimizer steps.
 
@@ -70,6 +71,7 @@ def train(
         log: writes rows, in order of their steps.
         keep: called after each evaluation with whether its student is the best so far.
         progress: told of each step and evaluation.
+        start_epoch: called with the number of each epoch, from 0, before its first step.
 
     Raises:
         RunFailure: a loss is not finite.
@@ -77,7 +79,7 @@ def train(
     result = LoopResult()
     unimproved = 0
     meter.resume_clock()
-    for batches in _steps(loader, settings.total_steps):
+    for batches in _steps(loader, settings.total_steps, start_epoch):
         learning_rate = step.learning_rate
         losses, gradient_norm = step(batches)
         result.steps += 1
@@ -116,10 +118,15 @@ def is_minimised(metric: str) -> bool:
     return metric.endswith(("loss", "kl", "calibration_error"))
 
 
-def _steps(loader: TrainingLoader, total_steps: int) -> Iterator[StepBatches]:
-    """As many epochs as `total_steps` take, the last one cut short."""
-    epochs = (loader.epoch(number) for number in itertools.count())
-    return itertools.islice(itertools.chain.from_iterable(epochs), total_steps)
+def _steps(loader: TrainingLoader, total_steps: int, start_epoch: Callable[[int], None]) -> Iterator[StepBatches]:
+    """Epoch after epoch, until `total_steps` are given."""
+
+    def endless() -> Iterator[StepBatches]:
+        for epoch in itertools.count():
+            start_epoch(epoch)
+            yield from loader.epoch(epoch)
+
+    return itertools.islice(endless(), total_steps)
 
 
 def _is_better(metrics: dict[str, float], best: dict[str, float], metric: str) -> bool:

@@ -189,9 +189,70 @@ CONFIG = [
     ),
     BadInput(
         "unknown kind of term",
-        "objective.terms.0: input tag 'kl' found using 'type' does not match any of the expected tags: "
-        "'hard_label', 'forward_kl', 'reverse_kl', 'jensen_shannon', 'logit_mse'",
+        "objective.terms.0.type: 'kl' is unknown; it may be hard_label, forward_kl, reverse_kl, jensen_shannon, "
+        "logit_mse",
         ["objective.terms=[{type: kl}]"],
+    ),
+    BadInput(
+        "term without a type", "objective.terms.0.type: missing; this setting is required",
+        ["objective.terms=[{weight: 1}]"],
+    ),
+    BadInput(
+        "unknown source of logits",
+        "teacher.source: input should be 'streaming', 'cached' or 'write_through'; found 'cache'",
+        ["teacher.source=cache"],
+    ),
+    BadInput(
+        "unknown way to do without rows", "teacher.on_missing: input should be 'build' or 'refuse'; found 'skip'",
+        ["teacher.on_missing=skip"],
+    ),
+    BadInput(
+        "unknown attention",
+        "teacher.attention: input should be 'eager', 'sdpa', 'flash_attention_2', 'flash_attention_3' or "
+        "'flex_attention'; found 'flash'",
+        ["teacher.attention=flash"],
+    ),
+    BadInput(
+        "unknown encoding", "teacher.store.encoding.type: 'topk' is unknown; it may be full, top_k, sampled",
+        ["teacher.store.encoding.type=topk"],
+    ),
+    BadInput(
+        "name for an encoding",
+        "teacher.store.encoding: is a section, with settings of its own; found 'top_k'",
+        ["teacher.store.encoding=top_k"],
+    ),
+    BadInput(
+        "setting of another encoding",
+        "teacher.store.encoding.k: unknown for full; it is a setting of type top_k", ["teacher.store.encoding.k=8"],
+    ),
+    BadInput(
+        "near miss within an encoding",
+        "teacher.store.encoding.temperature: unknown for top_k; did you mean temperatures?",
+        ["teacher.store.encoding.type=top_k", "teacher.store.encoding.temperature=2"],
+    ),
+    BadInput(
+        "setting of the store beside it", "teacher.shard_rows: unknown; did you mean teacher.store.shard_rows?",
+        ["teacher.shard_rows=8"],
+    ),
+    BadInput(
+        "bits of a value that there are not",
+        "teacher.store.encoding.value_bits: input should be 8 or 16; found 4",
+        ["teacher.store.encoding={type: top_k, value_bits: 4}"],
+    ),
+    BadInput(
+        "no temperature to keep",
+        "teacher.store.encoding.temperatures: list should have at least 1 item after validation, not 0",
+        ["teacher.store.encoding={type: top_k, temperatures: []}"],
+    ),
+    BadInput(
+        "fewer than no rows to compare",
+        "teacher.store.canary_rows: input should be greater than or equal to 0; found -1",
+        ["teacher.store.canary_rows=-1"],
+    ),
+    BadInput(
+        "unknown answer to a wrong teacher",
+        "objective.on_wrong_teacher: input should be 'keep', 'skip' or 'correct'; found 'drop'",
+        ["objective.on_wrong_teacher=drop"],
     ),
     BadInput(
         "unknown metric",
@@ -338,6 +399,63 @@ RULES = [
         "teacher.finetune: the teacher would be fine-tuned and then not used, since the objective asks none",
         ["teacher.finetune.epochs=1", "objective.alpha=1", "student.init=random", "student.model=teacher",
          "student.layers="],
+    ),
+    BadInput(
+        "a store that nobody reads",
+        "teacher.source: cached would not be used, since the objective asks no teacher; leave it out",
+        ["teacher.source=cached", "objective.alpha=1"],
+    ),
+    BadInput(
+        "a wrong teacher where there is none",
+        "objective.on_wrong_teacher: skip would not be used, since the objective asks no teacher; leave it out",
+        ["objective.on_wrong_teacher=skip", "objective.alpha=1"],
+    ),
+    BadInput(
+        "temperature that the store lacks",
+        "teacher.store.encoding.temperatures: [1, 2] lacks the objective's temperature 4; add it",
+        ["teacher.source=cached", "teacher.store.encoding.type=top_k", "objective.temperature=4"],
+    ),
+    BadInput(
+        "temperatures that the store lacks",
+        "teacher.store.encoding.temperatures: [3.5] lacks the objective's temperatures 2, 4; add them",
+        ["teacher.source=write_through", "teacher.store.encoding={type: top_k, temperatures: [3.5]}",
+         "objective.terms=[{type: reverse_kl, temperature: 4}, {type: forward_kl}]"],
+    ),
+    BadInput(
+        "every logit of some",
+        "teacher.store.encoding: top_k holds some logits, and logit_mse compares all; use type=full",
+        ["teacher.source=cached", "teacher.store.encoding.type=top_k", "objective.divergence=logit_mse"],
+    ),
+    BadInput(
+        "every logit of samples",
+        "teacher.store.encoding: sampled holds some logits, and logit_mse compares all; use type=full",
+        ["teacher.source=cached", "teacher.store.encoding.type=sampled", "objective.divergence=logit_mse"],
+    ),
+    BadInput(
+        "the label's logit, which top_k may lack",
+        "teacher.store.encoding: top_k may lack the label's logit, which objective.on_wrong_teacher correct moves; "
+        "use type=full, or on_wrong_teacher=skip",
+        ["teacher.source=cached", "teacher.store.encoding.type=top_k", "objective.on_wrong_teacher=correct"],
+    ),
+    BadInput(
+        "samples for reverse KL",
+        "teacher.store.encoding: sampled is right on average for forward_kl only, and the objective has reverse_kl; "
+        "use type=top_k or type=full",
+        ["teacher.source=write_through", "teacher.store.encoding={type: sampled, temperature: 2}",
+         "objective.divergence=reverse_kl"],
+    ),
+    BadInput(
+        "samples that do not say the answer",
+        "teacher.store.encoding: sampled does not say for sure what the teacher's answer is, which "
+        "objective.on_wrong_teacher skip needs; use type=full",
+        ["teacher.source=cached", "teacher.store.encoding={type: sampled, temperature: 2}",
+         "objective.on_wrong_teacher=skip"],
+    ),
+    BadInput(
+        "samples at another temperature",
+        "teacher.store.encoding.temperature: samples drawn at 1 do not serve the objective's temperature 2; "
+        "make the two equal",
+        ["teacher.source=cached", "teacher.store.encoding.type=sampled"],
     ),
     BadInput(
         "one column for text and label",

@@ -15,8 +15,11 @@ from accel_kd.config.checks import (
     launched_world_size,
     needs_labels,
     needs_teacher_signal,
+    objective_temperatures,
 )
-from accel_kd.config.schema import FinetuneConfig, ObjectiveConfig, RunConfig, TrainingConfig
+from accel_kd.config.model_sections import FinetuneConfig
+from accel_kd.config.objective_section import ObjectiveConfig
+from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 from accel_kd.metrics.scored_rows import ScoredRows
 from accel_kd.tasks.sequence_classification import SequenceClassification
@@ -124,6 +127,30 @@ def test_what_the_loss_reads(objective: ObjectiveConfig, teacher: bool, labels: 
     assert (needs_teacher_signal(objective), needs_labels(objective)) == (teacher, labels)
 
 
+@pytest.mark.parametrize(
+    ("objective", "temperatures"),
+    [
+        (ObjectiveConfig(), {2.0}),
+        (ObjectiveConfig(alpha=0.0, temperature=3.0, divergence="jensen_shannon"), {3.0}),
+        (ObjectiveConfig(alpha=1.0, temperature=3.0), set()),
+        (ObjectiveConfig(divergence="logit_mse"), set()),
+        (terms(("hard_label", 1.0), ("logit_mse", 1.0)), set()),
+        (terms(("forward_kl", 1.0), ("reverse_kl", 1.0)), {2.0}),
+        (
+            ObjectiveConfig.model_validate({"terms": [
+                {"type": "forward_kl", "temperature": 4}, {"type": "jensen_shannon", "temperature": 3},
+                {"type": "reverse_kl", "temperature": 5, "weight": 0}, {"type": "hard_label"},
+            ]}),
+            {3.0, 4.0},
+        ),
+    ],
+)  # fmt: skip
+def test_the_temperatures_of_an_objective_are_those_of_its_active_divergences(
+    objective: ObjectiveConfig, temperatures: set[float]
+) -> None:
+    assert objective_temperatures(objective) == temperatures
+
+
 def config(**sections: dict[str, object]) -> RunConfig:
     """A sound configuration with some sections replaced."""
     sound = {"data": {"path": "d"}, "teacher": {"model": "t"}, "student": {"init": "teacher_layers"}}
@@ -135,6 +162,87 @@ def test_a_sound_configuration_passes() -> None:
     check(config(objective={"alpha": 1.0}))  # the student is still made of the teacher's layers
     check(config(objective={"divergence": "jensen_shannon", "beta": 0.1}))
     check(config(student={"init": "random", "model": "s"}, teacher={}, objective={"alpha": 1.0}))
+
+
+def stored(encoding: dict[str, object], objective: dict[str, object], source: str = "cached") -> RunConfig:
+    """A configuration whose teacher is read from a store."""
+    teacher = {"model": "t", "source": source, "store": {"encoding": encoding}}
+    return config(teacher=teacher, objective=objective)
+
+
+_IDLE_MSE = [{"type": "forward_kl", "temperature": 1}, {"type": "logit_mse", "weight": 0}]
+
+
+@pytest.mark.parametrize("source", ["cached", "write_through"])
+@pytest.mark.parametrize(
+    ("encoding", "objective"),
+    [
+        ({}, {"divergence": "logit_mse"}),
+        ({}, {"temperature": 7, "on_wrong_teacher": "correct"}),
+        ({"type": "top_k"}, {}),
+        ({"type": "top_k", "temperatures": [1, 4]}, {"temperature": 4, "on_wrong_teacher": "skip"}),
+        ({"type": "top_k", "temperatures": [4]}, {"temperature": 1}),  # 1 is always kept
+        ({"type": "top_k", "temperatures": [5]}, {"terms": _IDLE_MSE}),
+        ({"type": "sampled"}, {"temperature": 1}),
+        ({"type": "sampled", "temperature": 3}, {"temperature": 3}),
+        ({"type": "sampled"}, {"terms": _IDLE_MSE}),
+    ],
+)
+def test_a_store_may_be_read_that_holds_what_the_objective_asks(
+    encoding: dict[str, object], objective: dict[str, object], source: str
+) -> None:
+    check(stored(encoding, objective, source))
+
+
+_NOT_HELD: list[tuple[dict[str, object], dict[str, object], str]] = [
+    ({"type": "top_k", "temperatures": [1, 2]}, {"temperature": 4}, "encoding.temperatures"),
+    ({"type": "top_k"}, {"divergence": "logit_mse"}, "encoding"),
+    ({"type": "top_k"}, {"terms": [{"type": "forward_kl"}, {"type": "logit_mse"}]}, "encoding"),
+    ({"type": "top_k"}, {"on_wrong_teacher": "correct"}, "encoding"),
+    ({"type": "sampled"}, {"divergence": "logit_mse"}, "encoding"),
+    ({"type": "sampled", "temperature": 2}, {"divergence": "reverse_kl"}, "encoding"),
+    ({"type": "sampled", "temperature": 2}, {"divergence": "jensen_shannon"}, "encoding"),
+    ({"type": "sampled", "temperature": 2}, {"terms": [{"type": "forward_kl"}, {"type": "reverse_kl"}]}, "encoding"),
+    ({"type": "sampled", "temperature": 2}, {"on_wrong_teacher": "skip"}, "encoding"),
+    ({"type": "sampled", "temperature": 2}, {"on_wrong_teacher": "correct"}, "encoding"),
+    ({"type": "sampled", "temperature": 1}, {"temperature": 2}, "encoding.temperature"),
+]
+
+
+@pytest.mark.parametrize("source", ["cached", "write_through"])
+@pytest.mark.parametrize(("encoding", "objective", "setting"), _NOT_HELD)
+def test_a_store_that_does_not_hold_what_the_objective_asks_is_refused(
+    encoding: dict[str, object], objective: dict[str, object], setting: str, source: str
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"^teacher\.store\.{setting}: [^\n]*; (use type=|add it$|make the two equal$)"
+    ):
+        check(stored(encoding, objective, source))
+
+
+@pytest.mark.parametrize(("encoding", "objective", "setting"), _NOT_HELD)
+def test_a_streaming_run_may_describe_a_store_for_another_objective(
+    encoding: dict[str, object], objective: dict[str, object], setting: str
+) -> None:
+    check(stored(encoding, objective, source="streaming"))
+
+
+def test_a_store_may_be_described_where_no_teacher_is_asked_but_not_read() -> None:
+    hard_labels: dict[str, object] = {"alpha": 1.0}
+    check(stored({"type": "top_k"}, hard_labels, source="streaming"))
+    for source in ("cached", "write_through"):
+        with pytest.raises(UserError, match=rf"^teacher\.source: {source} would not be used"):
+            check(stored({}, hard_labels, source))
+
+
+@pytest.mark.parametrize("answer", ["skip", "correct"])
+def test_what_to_do_with_a_wrong_teacher_needs_a_teacher_in_the_loss(answer: str) -> None:
+    check(config(objective={"on_wrong_teacher": answer}))
+    check(config(objective={"on_wrong_teacher": answer, "terms": [{"type": "logit_mse"}]}))
+    idle = {"terms": [{"type": "hard_label"}, {"type": "forward_kl", "weight": 0}]}
+    for objective in ({"alpha": 1.0}, idle):
+        with pytest.raises(UserError, match=rf"^objective\.on_wrong_teacher: {answer} would not be used"):
+            check(config(objective={"on_wrong_teacher": answer, **objective}))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,23 @@ def mistakes(recipe: Path | str, *overrides: str) -> list[str]:
             "objective.terms=[{type: logit_mse, temperature: 1}]",
             "objective.terms.0.logit_mse.temperature: unknown; did you mean objective.temperature?",
         ),
+        ("teacher.encoding=full", "teacher.encoding: unknown; did you mean teacher.store.encoding?"),
+        ("teacher.path=x", "teacher.path: unknown; did you mean data.path or teacher.store.path?"),
+        ("teacher.store.pth=x", "teacher.store.pth: unknown; did you mean path?"),
+        ("teacher.store.encoding.k=8", "teacher.store.encoding.k: unknown for full; it is a setting of type top_k"),
+        (
+            "teacher.store.encoding={type: top_k, dtype: float32}",
+            "teacher.store.encoding.dtype: unknown for top_k; it is a setting of type full",
+        ),
+        (
+            "teacher.store.encoding={type: top_k, temperature: 2}",
+            "teacher.store.encoding.temperature: unknown for top_k; did you mean temperatures?",
+        ),
+        (
+            "teacher.store.encoding={type: sampled, shard_rows: 2}",
+            "teacher.store.encoding.shard_rows: unknown for sampled; did you mean teacher.store.shard_rows?",
+        ),
+        ("teacher.store.encoding.full=1", "teacher.store.encoding.full: unknown for full; known here: type, dtype"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_one_that_was_probably_meant(
@@ -87,7 +104,39 @@ def test_overrides_are_read_as_yaml(recipe: Path, override: str, section: str, s
     assert getattr(getattr(load_recipe(str(recipe), [override]), section), setting) == value
 
 
-@pytest.mark.parametrize("setting", ["training.epochs", "objective.alpha", "training.seed", "student.layers"])
+@pytest.mark.parametrize(
+    ("overrides", "encoding"),
+    [
+        ([], {"type": "full", "dtype": "float16"}),
+        (["dtype=float32"], {"type": "full", "dtype": "float32"}),
+        (["type=top_k"], {"type": "top_k", "k": 64, "value_bits": 16, "temperatures": [1.0, 2.0]}),
+        (["type=top_k", "k=8"], {"type": "top_k", "k": 8, "value_bits": 16, "temperatures": [1.0, 2.0]}),
+        (["k=8", "type=top_k", "value_bits=8", "temperatures=[4]"],
+         {"type": "top_k", "k": 8, "value_bits": 8, "temperatures": [4.0]}),
+        (["type=sampled", "seed=7"], {"type": "sampled", "num_samples": 64, "temperature": 1.0, "seed": 7}),
+    ],
+)  # fmt: skip
+def test_an_encoding_is_chosen_and_set_by_overrides_on_a_recipe_that_says_nothing_of_it(
+    recipe: Path, overrides: list[str], encoding: dict[str, Any], tmp_path: Path
+) -> None:
+    config = load_recipe(str(recipe), [f"teacher.store.encoding.{override}" for override in overrides])
+    assert config.teacher.store.encoding.model_dump() == encoding
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(to_yaml(config))
+    assert load_recipe(str(resolved)).teacher == config.teacher
+
+
+def test_a_mistake_in_a_setting_of_an_encoding_is_told_by_the_key_that_sets_it(recipe: Path) -> None:
+    key = "teacher.store.encoding"
+    assert mistakes(recipe, f"{key}.type=top_k", f"{key}.k=0", f"{key}.temperatures=[1, 0]") == [
+        f"{key}.k: input should be greater than or equal to 1; found 0",
+        f"{key}.temperatures.1: input should be greater than 0; found 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.epochs", "objective.alpha", "training.seed", "student.layers", "teacher.store.shard_rows"]
+)
 def test_yes_is_no_number(recipe: Path, setting: str) -> None:
     assert mistakes(recipe, f"{setting}=yes") == [f"{setting}: must be a number; found True"]
 
@@ -138,6 +187,10 @@ def test_what_a_recipe_leaves_out_has_its_default(recipe: Path) -> None:
     assert (config.objective.alpha, config.objective.temperature, config.objective.divergence) == (0.5, 2, "forward_kl")
     assert (config.training.epochs, config.training.batch_size, config.training.learning_rate) == (5, 48, 2e-5)
     assert config.teacher.allow_pickle is False and config.teacher.trust_remote_code is False
+    teacher, store = config.teacher, config.teacher.store
+    assert (teacher.source, teacher.on_missing, teacher.attention) == ("streaming", "build", None)
+    assert (store.path, store.shard_rows, store.tokens_per_batch, store.canary_rows) == ("stores", 4096, 8192, 16)
+    assert config.objective.on_wrong_teacher == "keep" and config.tracking.texts is False
 
 
 def test_a_shipped_recipe_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +236,19 @@ _VALUES = st.recursive(
     max_leaves=5,
 )
 _RECIPES = [yaml.safe_load(recipe_text(name)) for name in recipe_names()] + [
-    {**yaml.safe_load(MINIMAL), "objective": {"terms": [{"type": "hard_label"}, {"type": "logit_mse", "weight": 2}]}}
+    {**yaml.safe_load(MINIMAL), "objective": {"terms": [{"type": "hard_label"}, {"type": "logit_mse", "weight": 2}]}},
+    {
+        **yaml.safe_load(MINIMAL),
+        "teacher": {
+            "model": "t",
+            "source": "cached",
+            "store": {"path": "s", "encoding": {"type": "top_k", "k": 8, "temperatures": [2]}},
+        },
+    },
 ]
 _KEYS = sorted({key for section in RunConfig.model_fields.values() for key in section.annotation.model_fields})
+_STORE_KEYS = ["encoding", "encoding.type", "encoding.k", "encoding.full", "encoding.temperatures", "path", "k", "type"]
+_ENCODINGS = ["top_k", "8", "{type: sampled, k: 1}", "[1, 0]", "{}"]
 
 
 def _containers(node: Any) -> list[Any]:
@@ -229,6 +292,8 @@ def test_whatever_a_recipe_holds_it_is_a_configuration_or_a_mistake_of_the_users
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(override=st.text(max_size=30) | st.builds("{}.{}={}".format, st.sampled_from(list(RunConfig.model_fields)),
-                                                st.sampled_from(_KEYS), st.text(max_size=12)))  # fmt: skip
+                                                st.sampled_from(_KEYS), st.text(max_size=12))
+       | st.builds("teacher.store.{}={}".format, st.sampled_from(_STORE_KEYS),
+                   st.text(max_size=12) | st.sampled_from(_ENCODINGS)))  # fmt: skip
 def test_whatever_an_override_is_it_is_a_configuration_or_a_mistake_of_the_users(override: str) -> None:
     assert_sound_or_explained("demo", override)

@@ -1,6 +1,7 @@
 """Weighted sums of objectives, and the one division that turns sums into a loss."""
 
 import math
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel_kd.errors import UserError
-from accel_kd.objectives import ForwardKL, HardLabel, LogitMSE, ReverseKL, WeightedSum, mixture, total
+from accel_kd.objectives import ForwardKL, HardLabel, JensenShannon, LogitMSE, ReverseKL, WeightedSum, mixture, total
 from accel_kd.signals import IGNORED_LABEL, GlobalCounts, LossTerm, Signal, SignalNeeds, Targets, Unit
 
 NUM_ROWS, NUM_CLASSES = 9, 5
@@ -85,8 +86,18 @@ def test_alpha_zero_looks_at_no_label():
 
 
 def test_needs_are_those_of_the_terms_with_a_weight():
-    assert WeightedSum([(1.0, HardLabel()), (0.5, LogitMSE())]).needs == SignalNeeds(logits=True)
-    assert WeightedSum([(1.0, HardLabel()), (0.0, LogitMSE())]).needs == SignalNeeds(logits=False)
+    assert WeightedSum([(1.0, HardLabel()), (0.5, LogitMSE())]).needs == LogitMSE().needs
+    assert WeightedSum([(1.0, HardLabel()), (0.0, LogitMSE())]).needs == SignalNeeds()
+    terms = [(1.0, ForwardKL(2.0)), (1.0, ReverseKL(4.0)), (0.0, JensenShannon(0.5, 8.0))]
+    assert WeightedSum(terms).needs == SignalNeeds(logits=True, exact=True, temperatures=frozenset({2.0, 4.0}))
+
+
+@pytest.mark.parametrize("part", [part.name for part in fields(SignalNeeds)])
+def test_no_part_of_what_a_term_needs_is_forgotten(part):
+    """Holds for a part that `SignalNeeds` gains later, too."""
+    demanding = NeverCalled()
+    demanding.needs = SignalNeeds(**{part: frozenset({3.0}) if part == "temperatures" else True})
+    assert WeightedSum([(1.0, HardLabel()), (1.0, demanding)]).needs == demanding.needs
 
 
 def test_a_term_of_weight_zero_is_left_out_and_not_computed():

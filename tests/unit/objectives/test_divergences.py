@@ -213,7 +213,8 @@ def test_an_objective_sums_its_formula_over_positions_with_and_without_labels(ob
     torch.testing.assert_close(term.sum, expected, rtol=1e-12, atol=0)
     assert plain_name.startswith(term.name) and term.name == objective.name
     assert term.unit is Unit.POSITIONS and term.weight == 1.0
-    assert objective.needs == SignalNeeds(logits=True)
+    exact = not isinstance(objective, ForwardKL)
+    assert objective.needs == SignalNeeds(logits=True, exact=exact, temperatures=frozenset({2.0}))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])

@@ -61,5 +61,5 @@ def test_the_teacher_never_gets_a_gradient():
     assert student.grad is not None and teacher.grad is None
 
 
-def test_the_term_needs_the_logits_of_a_teacher():
-    assert LogitMSE().needs == SignalNeeds(logits=True)
+def test_the_term_needs_every_logit_of_a_teacher_and_no_temperature():
+    assert LogitMSE().needs == SignalNeeds(logits=True, every_logit=True)

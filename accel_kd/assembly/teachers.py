@@ -1,0 +1,170 @@
+"""The `teacher.source` setting: where a run's teacher signal comes from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accel_kd.assembly.models import FoundTeacher, streaming_teacher
+from accel_kd.assembly.session import Session
+from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, open_existing, seal_with_receipt
+from accel_kd.canary import refuse_other_answers, refuse_other_labels
+from accel_kd.config.model_sections import FullEncodingConfig
+from accel_kd.data.preprocessing import TokenisedSplit
+from accel_kd.distributed.collectives import on_main_rank
+from accel_kd.logit_store.reader import StoreReader
+from accel_kd.logit_store.shard_builder import ShardBuilder
+from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
+from accel_kd.teachers.base import TeacherSource
+from accel_kd.teachers.cached import CachedTeacher
+from accel_kd.teachers.streaming import STEADY_ROWS
+from accel_kd.teachers.write_through import WriteThroughTeacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherForRun:
+    """The source that a student is trained from, the one that held-out splits are scored by, the splits as those two
+    want them, entries for the summary, and what is to be done when the training is over."""
+
+    training: TeacherSource
+    scoring: TeacherSource
+    splits: dict[str, TokenisedSplit]
+    facts: dict[str, Any]
+    finish: Callable[[], None]
+
+
+def teacher_for_run(
+    session: Session,
+    teacher: FoundTeacher,
+    shape: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, TokenisedSplit],
+) -> TeacherForRun:
+    """The teacher of the recipe.
+
+    Args:
+        session: see there.
+        teacher: its checkpoint.
+        shape: the teacher without its weights.
+        tokenizer: the teacher's.
+        splits: as both models read them.
+
+    Raises:
+        UserError, RunFailure: a store that cannot be used or completed; see `open_complete`.
+    """
+    if session.config.teacher.source == "streaming":
+        training = session.config.training
+        held_at_once = training.micro_batch_size or training.batch_size // session.accelerator.num_processes
+        streaming = streaming_teacher(session, teacher, teacher.columns, min(held_at_once, STEADY_ROWS))
+        return TeacherForRun(streaming, streaming, splits, {}, lambda: None)
+    served = served_splits(session, splits)
+    place, numbered = locate_store(session, teacher, shape, tokenizer, served)
+    splits = {**splits, **numbered}
+    if session.config.teacher.source == "cached":
+        return _cached(session, teacher, place, splits)
+    return _write_through(session, teacher, place, splits)
+
+
+def served_splits(session: Session, splits: Mapping[str, TokenisedSplit]) -> dict[str, TokenisedSplit]:
+    """The splits whose logits are stored: all where every logit is kept, else train alone, since held-out splits are
+    scored by all of a teacher's logits."""
+    if isinstance(session.config.teacher.store.encoding, FullEncodingConfig):
+        return dict(splits)
+    return {"train": splits["train"]}
+
+
+def _cached(
+    session: Session, teacher: FoundTeacher, place: StorePlace, splits: dict[str, TokenisedSplit]
+) -> TeacherForRun:
+    reader = open_complete(session, place, teacher)
+    places = reader.lookup(place.rows.keys)
+    on_main_rank(session.accelerator, lambda: _look_over(session, teacher, place, reader))
+    cached = CachedTeacher(reader, places, place.columns)
+    keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
+    scoring: TeacherSource = cached if keeps_all else streaming_teacher(session, teacher, teacher.columns)
+    return TeacherForRun(cached, scoring, splits, _facts(place, reader), lambda: None)
+
+
+def _look_over(session: Session, teacher: FoundTeacher, place: StorePlace, reader: StoreReader) -> None:
+    """On rank 0: the stored answers against the labels, and some of them against the teacher."""
+    places = reader.lookup(place.rows.keys)
+    accuracy = refuse_other_labels(reader, places, place.label_columns)
+    if accuracy is not None:
+        logger.info("store: the teacher is right on %.4f of the labelled rows, as when they were stored", accuracy)
+    num_rows = session.config.teacher.store.canary_rows
+    if num_rows:
+        model = streaming_teacher(session, teacher, columns=None)
+        refuse_other_answers(reader, places, place.rows, model, num_rows, session.config.training.seed)
+        del model
+        if session.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _write_through(
+    session: Session, teacher: FoundTeacher, place: StorePlace, splits: dict[str, TokenisedSplit]
+) -> TeacherForRun:
+    accelerator, lock = session.accelerator, WriterLock(place.folder)
+    writes = on_main_rank(accelerator, lock.acquire)
+    if not writes:
+        logger.info("store: another job writes to %s; this one streams what it does not find there", place.folder)
+
+    def seal() -> StoreReader | None:
+        if writes:
+            on_main_rank(accelerator, lambda: _seal(place))
+        return open_existing(session, place)
+
+    reader = seal()
+    source = WriteThroughTeacher(
+        streaming_teacher(session, teacher, columns=None),
+        reader,
+        place.rows.keys,
+        place.label_columns,
+        columns=place.columns,
+        builder=ShardBuilder(place.encoding) if writes else None,
+        shard_rows=session.config.teacher.store.shard_rows,
+        write=lambda builder: _write(place, builder),
+        seal=seal,
+        provides=place.encoding.provides,
+    )
+    if reader is not None:
+        on_main_rank(accelerator, lambda: _look_over_what_is_there(place, reader))
+
+    def finish() -> None:
+        source.finish()
+        lock.release()
+
+    keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
+    scoring: TeacherSource = source if keeps_all else streaming_teacher(session, teacher, teacher.columns)
+    return TeacherForRun(source, scoring, splits, {"store/path": str(place.folder)}, finish)
+
+
+def _look_over_what_is_there(place: StorePlace, reader: StoreReader) -> None:
+    places = reader.lookup(place.rows.keys)
+    there = places >= 0
+    refuse_other_labels(reader, places[there], place.label_columns[there])
+
+
+def _write(place: StorePlace, builder: ShardBuilder) -> None:
+    add_shard(place.description, *builder.build())
+
+
+def _seal(place: StorePlace) -> None:
+    """Makes finished shards part of the store, if there are new ones."""
+    entries, manifest = finished_shards(place.description)
+    if entries and (manifest is None or len(manifest.shards) < len(entries)):
+        seal_with_receipt(place, entries)
+
+
+def _facts(place: StorePlace, reader: StoreReader) -> dict[str, Any]:
+    """Entries for the summary: which store, and how faithful it is."""
+    receipt = reader.manifest.receipt
+    named = ("num_bytes", "bytes_per_position", "mass_kept_mean", "kl_mean", "kl_max", "argmax_agreement")
+    facts = {f"store/{name}": receipt[name] for name in named if name in receipt}
+    return {"store/path": str(place.folder), "store/fingerprint": place.description.fingerprint, **facts}

@@ -1,0 +1,102 @@
+"""The second story: the teacher over the data, into a store of its logits.
+
+start -> data -> teacher (fine-tuned first, if asked) -> its tokens -> the rows that the store lacks -> receipt
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from accel_kd.assembly.data import read_data, tokenise
+from accel_kd.assembly.runs import run_record, tracker_of
+from accel_kd.assembly.session import Session, open_run_directory, run_directory, task
+from accel_kd.assembly.stores import StorePlace, complete, locate_store, open_existing
+from accel_kd.assembly.teachers import served_splits
+from accel_kd.config.schema import RunConfig
+from accel_kd.distill import prepare_teacher
+from accel_kd.distributed import startup
+from accel_kd.distributed.collectives import on_main_rank
+from accel_kd.errors import UserError
+from accel_kd.logit_store.manifest import Manifest
+from accel_kd.models.fingerprint import teacher_shape
+from accel_kd.models.loading import load_tokenizer
+from accel_kd.store_report import diagnostics_rows, report
+from accel_kd.tracking import RunStatus, describe_environment
+
+logger = logging.getLogger(__name__)
+
+
+def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -> str:
+    """Writes or completes the store of a recipe's teacher, on all ranks.
+
+    Args:
+        config: the recipe; its objective and its student do not matter here.
+        split_names: the splits whose rows are stored; None: those that a run reads from the store.
+
+    Returns:
+        The store's path, size and fidelity as text.
+
+    Raises:
+        UserError: a mistake in the recipe, the data, the teacher or the store.
+        RunFailure: the store cannot be completed.
+    """
+    if config.teacher.model is None:
+        raise UserError("teacher.model: missing; cache-teacher needs a teacher")
+    accelerator = startup.start(config.training.precision)
+    logger.info("start: %s", startup.describe(accelerator))
+    directory = run_directory(config)
+    with ExitStack() as until:
+        on_main_rank(accelerator, lambda: open_run_directory(config, until))
+        data = read_data(config)
+        unknown = sorted(set(split_names or ()) - set(data.splits))
+        if unknown:
+            raise UserError(f"--splits: the data have no {unknown[0]} split, only {', '.join(data.splits)}")
+        session = Session(config, accelerator, directory, data, task(config, data.label_names), describe_environment())
+        manifest, place = _fill(session, split_names)
+        on_main_rank(accelerator, lambda: _track(session, manifest, place))
+    accelerator.end_training()
+    return report(place.folder, manifest)
+
+
+def _fill(session: Session, split_names: Sequence[str] | None) -> tuple[Manifest, StorePlace]:
+    config = session.config
+    teacher = prepare_teacher(session)
+    shape = teacher_shape(teacher.checkpoint, config.teacher.attention)
+    tokenizer = load_tokenizer(teacher.checkpoint)
+    splits = tokenise(session, (tokenizer, shape))
+    chosen = served_splits(session, splits)
+    if split_names is not None:
+        chosen = {name: splits[name] for name in split_names}
+    place, _ = locate_store(session, teacher, shape, tokenizer, chosen)
+    reader = open_existing(session, place)
+    if reader is not None and (reader.lookup(place.rows.keys) >= 0).all():
+        logger.info("store: %s has all %s rows", place.folder, f"{len(place.rows):,}")
+        return reader.manifest, place
+    return complete(session, place, teacher), place
+
+
+def _track(session: Session, manifest: Manifest, place: StorePlace) -> None:
+    """The receipt as a run of its own, beside those of the teacher and the student."""
+    directory = session.directory.part("cache")
+    directory.set_aside()
+    tracker = tracker_of(session, directory)
+    figures: dict[str, Any] = {
+        f"store/{name}": value for name, value in manifest.receipt.items() if name != "diagnostics"
+    }
+    tracker.start(run_record(session, "cache"))
+    try:
+        tracker.summarise({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
+        columns, rows = diagnostics_rows(manifest, _texts(session) if session.config.tracking.texts else None)
+        if rows:
+            tracker.table("store/rows_to_look_at", columns, rows)
+    finally:
+        tracker.finish(RunStatus.FINISHED)
+    directory.write_summary({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
+
+
+def _texts(session: Session) -> dict[str, str]:
+    """Each example's text by its id, equal rows alike."""
+    return {id: text for split in session.data.splits.values() for id, text in zip(split.ids, split.texts, strict=True)}

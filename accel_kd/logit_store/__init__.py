@@ -1,0 +1,1 @@
+"""A store of teacher logits on disk: what is in it, how it is coded, written, checked and read. See FORMAT.md."""

@@ -1,0 +1,107 @@
+"""The teacher streamed and remembered: its logits go into a store in the first epoch, and come from it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from accel_kd.logit_store.keys import Keys
+from accel_kd.logit_store.reader import StoreReader
+from accel_kd.logit_store.shard_builder import ShardBuilder
+from accel_kd.signals import Batch, Signal, SignalNeeds, TeacherSignal
+from accel_kd.teachers.cached import CachedTeacher, in_label_order
+from accel_kd.teachers.streaming import StreamingTeacher
+
+
+class WriteThroughTeacher:
+    """Streams the rows that the store lacks and keeps them; a row that it has is read from it.
+
+    The first time a row is seen its logits are the teacher's own, later the stored ones, as they were encoded.
+    """
+
+    def __init__(
+        self,
+        streaming: StreamingTeacher,
+        reader: StoreReader | None,
+        keys: Keys,
+        label_columns: NDArray[np.int64],
+        *,
+        columns: Sequence[int] | None,
+        builder: ShardBuilder | None,
+        shard_rows: int,
+        write: Callable[[ShardBuilder], None],
+        seal: Callable[[], StoreReader | None],
+        provides: SignalNeeds,
+    ) -> None:
+        """Args:
+        streaming: the teacher, with its logits in its own column order.
+        reader: the store as far as there is one.
+        keys: whole keys `[n, 32]` of the rows that the teacher reads.
+        label_columns: the teacher's column of each row's label `[n]`, -1 where it has none.
+        columns: the teacher's column of each of the data's labels; None: the same order.
+        builder: collects rows; None where another job fills the store and this one only reads it.
+        shard_rows: rows after which `write` is called.
+        write: writes a shard of what the builder holds.
+        seal: makes what all ranks wrote part of the store and opens that; called by all ranks together.
+        provides: what streamed and stored signals both give.
+        """
+        self.provides = provides
+        self._streaming = streaming
+        self._keys = keys
+        self._label_columns = label_columns
+        self._columns = None if columns is None else torch.tensor(list(columns))
+        self._builder = builder
+        self._shard_rows = shard_rows
+        self._write = write
+        self._seal = seal
+        self._use(reader)
+
+    def start_epoch(self, epoch: int) -> None:
+        """From the second epoch on, what was seen in the first is read from the store."""
+        if epoch > 0 and (self._places < 0).any():
+            self._settle()
+
+    def finish(self) -> None:
+        """Puts what is collected into the store; called by all ranks together when the training is over."""
+        if self._builder is not None and (self._places < 0).any():
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._builder is not None and len(self._builder):
+            self._write(self._builder)
+        self._use(self._seal())
+
+    @torch.no_grad()
+    def signal(self, batch: Batch) -> TeacherSignal:
+        """The teacher's signal for the batch, on the device of its inputs."""
+        assert batch.teacher_rows is not None, "the data were not matched with the store"
+        rows = batch.teacher_rows.numpy()
+        if self._cached is not None and (self._places[rows] >= 0).all():
+            return self._cached.signal(batch)
+        signal = self._streaming.signal(batch)
+        if self._builder is not None:
+            self._keep(self._builder, rows, batch.targets.counted.cpu().numpy(), signal)
+        columns = None if self._columns is None else self._columns.to(signal.logits.device)
+        return in_label_order(signal, columns)
+
+    def _keep(self, builder: ShardBuilder, rows: NDArray[np.int64], counted: NDArray[np.bool_], signal: Signal) -> None:
+        new = counted & (self._places[rows] < 0) & ~self._kept[rows]
+        new[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])] = False
+        logits = signal.logits.cpu()[torch.from_numpy(new)]
+        if len(logits):
+            builder.add(self._keys[rows[new]], logits, self._label_columns[rows[new]])
+            self._kept[rows[new]] = True
+        if len(builder) >= self._shard_rows:
+            self._write(builder)
+
+    def _use(self, reader: StoreReader | None) -> None:
+        self._kept = np.zeros(len(self._keys), dtype=np.bool_)
+        self._places = np.full(len(self._keys), -1, dtype=np.int64)
+        self._cached: CachedTeacher | None = None
+        if reader is not None:
+            self._places = reader.lookup(self._keys)
+            columns = None if self._columns is None else self._columns.tolist()
+            self._cached = CachedTeacher(reader, self._places, columns)
