@@ -12,12 +12,11 @@ from typing import Any
 
 from accel_kd.assembly.data import read_data, tokenise
 from accel_kd.assembly.runs import run_record, tracker_of
-from accel_kd.assembly.session import Session, open_run_directory, run_directory, task
+from accel_kd.assembly.session import Session, open_run_directory, run_directory, start, task
 from accel_kd.assembly.stores import StorePlace, complete, locate_store, open_existing
 from accel_kd.assembly.teachers import served_splits
 from accel_kd.config.schema import RunConfig
 from accel_kd.distill import prepare_teacher
-from accel_kd.distributed import startup
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.errors import UserError
 from accel_kd.logit_store.manifest import Manifest
@@ -45,8 +44,7 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
     """
     if config.teacher.model is None:
         raise UserError("teacher.model: missing; cache-teacher needs a teacher")
-    accelerator = startup.start(config.training.precision)
-    logger.info("start: %s", startup.describe(accelerator))
+    accelerator, config = start(config)
     directory = run_directory(config)
     with ExitStack() as until:
         on_main_rank(accelerator, lambda: open_run_directory(config, until))

@@ -23,11 +23,10 @@ from accel_kd.assembly.models import (
 )
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
-from accel_kd.assembly.session import Session, open_run_directory, run_directory, task
+from accel_kd.assembly.session import Session, open_run_directory, run_directory, start, task
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
-from accel_kd.distributed import startup
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.seeding import seed_everywhere, use_deterministic_algorithms
 from accel_kd.errors import UserError
@@ -61,11 +60,7 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
         UserError: a mistake in the recipe, the data or the models.
         RunFailure: the run cannot go on.
     """
-    accelerator = startup.start(config.training.precision)
-    logger.info("start: %s", startup.describe(accelerator))
-    # What the launcher decided belongs to the recipe from here on.
-    in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
-    config = config.model_copy(update={"training": in_force})
+    accelerator, config = start(config)
     directory = run_directory(config)
     with ExitStack() as until:
         state = on_main_rank(accelerator, lambda: open_run_directory(config, until))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,13 @@ from pydantic import ValidationError
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
+from accel_kd.distributed import startup
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
 from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,18 @@ class Session:
     data: LabelledSplits
     task: SequenceClassification
     environment: dict[str, Any]
+
+
+def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
+    """The accelerator, and the recipe with what the launcher decided, which belongs to it from here on.
+
+    Raises:
+        UserError: the launch is not what it claims to be; see `startup.start`.
+    """
+    accelerator = startup.start(config.training.precision)
+    logger.info("start: %s", startup.describe(accelerator))
+    in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
+    return accelerator, config.model_copy(update={"training": in_force})
 
 
 def run_directory(config: RunConfig) -> RunDirectory:

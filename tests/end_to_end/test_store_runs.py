@@ -313,3 +313,52 @@ def test_what_is_done_where_the_teacher_is_wrong_changes_the_run(streamed: Path,
         )
     )
     assert losses(tmp_path / "run") != losses(streamed / "run")
+
+
+def test_the_receipt_and_the_rows_to_look_at_go_to_the_trackers(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    run = ["cache-teacher", recipe, f"run.directory={tmp_path}/run", "tracking.mode=offline", "tracking.texts=true"]
+    succeeded(accel_kd(*run))
+    lines = [json.loads(line) for line in (tmp_path / "run/cache/metrics.jsonl").read_text().splitlines()]
+    (table,) = [line for line in lines if "table" in line]
+    texts = {json.loads(line)["text"] for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()}
+    assert table["columns"][-1] == "text" and any(row[-1] in texts for row in table["rows"])
+    (sent,) = (tmp_path / "run").rglob("*.table.json")
+    assert json.loads(sent.read_text())["data"] == table["rows"]
+    (figures,) = [line["summary"] for line in lines if "summary" in line]
+    assert figures["store/num_rows"] == 317 and 0 < figures["store/kl_mean"] < 1e-4
+
+
+def test_a_subset_of_the_splits_is_stored_where_it_is_asked_for(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    told = succeeded(accel_kd("cache-teacher", recipe, f"run.directory={tmp_path}/a", "--splits", "train"))
+    assert "203 in " in told.stdout
+    refused = accel_kd("cache-teacher", recipe, f"run.directory={tmp_path}/b", "--splits", "train,dev")
+    assert refused.returncode == 2 and "--splits: the data have no dev split" in refused.stderr
+
+
+def test_a_teacher_that_is_fine_tuned_for_its_store_serves_the_run_with_other_settings_of_the_student(
+    tmp_path: Path,
+) -> None:
+    recipe = write_recipe(tmp_path)
+    common = [recipe, f"run.directory={tmp_path}/run", "teacher.finetune.max_steps=3"]
+    succeeded(accel_kd("cache-teacher", *common))
+    weights = (tmp_path / "run/teacher/model/model.safetensors").read_bytes()
+    run = succeeded(
+        accel_kd(
+            "distill", *common, "teacher.source=cached", "teacher.on_missing=refuse", "objective.alpha=0.5",
+            "teacher.accept_chance_accuracy=true",
+        )
+    )  # fmt: skip
+    assert "fine-tuned before" in run.stderr
+    assert (tmp_path / "run/teacher/model/model.safetensors").read_bytes() == weights
+    other = accel_kd("distill", *common, "teacher.source=cached", "objective.alpha=0.7")
+    assert other.returncode == 2 and "objective.alpha: 0.5 there, 0.7 here" in other.stderr
+
+
+def test_a_teacher_of_another_fine_tuning_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    common = ["cache-teacher", recipe, f"run.directory={tmp_path}/run"]
+    succeeded(accel_kd(*common, "teacher.finetune.max_steps=3"))
+    refused = accel_kd(*common, "teacher.finetune.max_steps=4")
+    assert refused.returncode == 2 and "training.max_steps: 3 there, 4 here" in refused.stderr
