@@ -16,7 +16,7 @@ from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, op
 from accel_kd.canary import refuse_other_answers, refuse_other_labels
 from accel_kd.config.model_sections import FullEncodingConfig
 from accel_kd.data.preprocessing import TokenisedSplit
-from accel_kd.distributed.collectives import on_main_rank
+from accel_kd.distributed.collectives import on_every_rank, on_main_rank
 from accel_kd.logit_store.reader import StoreReader
 from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
@@ -115,12 +115,14 @@ def _write_through(
     if not writes:
         logger.info("store: another job writes to %s; this one streams what it does not find there", place.folder)
 
-    def seal() -> StoreReader | None:
+    def seal(flush: Callable[[], None]) -> StoreReader | None:
         if writes:
+            # Rank 0 looks at what is there only when every rank has written.
+            on_every_rank(accelerator, flush)
             on_main_rank(accelerator, lambda: _seal(place))
         return open_existing(session, place)
 
-    reader = seal()
+    reader = seal(lambda: None)
     source = WriteThroughTeacher(
         streaming_teacher(session, teacher, columns=None),
         reader,

@@ -33,7 +33,7 @@ class WriteThroughTeacher:
         builder: ShardBuilder | None,
         shard_rows: int,
         write: Callable[[ShardBuilder], None],
-        seal: Callable[[], StoreReader | None],
+        seal: Callable[[Callable[[], None]], StoreReader | None],
         provides: SignalNeeds,
     ) -> None:
         """Args:
@@ -45,7 +45,8 @@ class WriteThroughTeacher:
         builder: collects rows; None where another job fills the store and this one only reads it.
         shard_rows: rows after which `write` is called.
         write: writes a shard of what the builder holds.
-        seal: makes what all ranks wrote part of the store and opens that; called by all ranks together.
+        seal: lets every rank write by the function that it is given, then makes all that part of the store and opens
+            that; called by all ranks together.
         provides: what streamed and stored signals both give.
         """
         self.provides = provides
@@ -70,9 +71,11 @@ class WriteThroughTeacher:
             self._settle()
 
     def _settle(self) -> None:
+        self._use(self._seal(self._flush))
+
+    def _flush(self) -> None:
         if self._builder is not None and len(self._builder):
             self._write(self._builder)
-        self._use(self._seal())
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> TeacherSignal:

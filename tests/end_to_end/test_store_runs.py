@@ -124,6 +124,28 @@ def test_three_ranks_write_what_one_would_and_two_ranks_read_it(streamed: Path, 
     assert max(abs(ours - theirs) for ours, theirs in pairs) < 1e-5
 
 
+def test_two_ranks_fill_a_store_while_they_train_and_leave_it_whole(streamed: Path, tmp_path: Path) -> None:
+    store = f"teacher.store.path={tmp_path}/stores"
+    run = ["distill", streamed / "recipe.yaml", FP32, store]
+    succeeded(on_ranks(2, *run, "teacher.source=write_through", f"run.directory={tmp_path}/two"))
+    pairs = list(zip(losses(tmp_path / "two"), losses(streamed / "run"), strict=True))
+    assert max(abs(ours - theirs) for ours, theirs in pairs) < 1e-5
+    (folder,) = (tmp_path / "stores").iterdir()
+    assert "is whole" in succeeded(accel_kd("store", "verify", str(folder))).stdout
+    cached = ["teacher.source=cached", "teacher.on_missing=refuse", f"run.directory={tmp_path}/one"]
+    assert "has all 317 rows" in succeeded(accel_kd(*run, *cached)).stderr
+
+
+def test_a_run_that_ends_within_its_first_epoch_leaves_the_rows_that_it_saw(streamed: Path, tmp_path: Path) -> None:
+    run = ["distill", streamed / "recipe.yaml", FP32, f"teacher.store.path={tmp_path}/stores"]
+    short = ["teacher.source=write_through", "training.max_steps=3", f"run.directory={tmp_path}/short"]
+    succeeded(accel_kd(*run, *short))
+    held_out, seen = 53 + 61, 3 * 24
+    completed = succeeded(accel_kd(*run, "teacher.source=cached", f"run.directory={tmp_path}/run"))
+    assert f"lacks {317 - held_out - seen} of 317 rows" in completed.stderr
+    assert losses(tmp_path / "run") == losses(streamed / "run")
+
+
 @pytest.mark.parametrize("shards_done", [1, 2, 4])
 def test_a_capture_that_is_killed_goes_on_to_the_same_bytes(streamed: Path, tmp_path: Path, shards_done: int) -> None:
     def command(store: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -25,6 +26,7 @@ from accel_kd.logit_store.receipt import receipt_of
 from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.logit_store.writer import (
     WriterLock,
+    add_shard,
     finished_shards,
     plan_shards,
     refuse_collisions,
@@ -98,8 +100,6 @@ def test_rows_may_have_several_positions_each(tmp_path: Path, encoding: dict[str
     counts = np.random.default_rng(4).integers(1, 6, 30)
     logits, keys, none = stores.logits(int(counts.sum())), stores.keys(30), np.full(30, -1)
     starts = np.cumsum(counts) - counts
-    from accel_kd.logit_store.writer import add_shard
-
     for part in (np.arange(0, 17), np.arange(17, 30)):
         builder = ShardBuilder(coder)
         positions = np.concatenate([np.arange(starts[row], starts[row] + counts[row]) for row in part])
@@ -328,6 +328,44 @@ def test_a_full_disk_ends_the_writing_in_one_line_and_keeps_what_was_finished(tm
         torch.testing.assert_close(stored, stores.logits(80), rtol=0, atol=0)
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_a_store_on_a_read_only_disk_is_read_and_a_build_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here: that needs root")
+    try:
+        stores.write_store(folder / "store")
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        stored = stored_logits(folder / "store", stores.keys(100))
+        torch.testing.assert_close(stored, stores.logits(100), rtol=0, atol=0)
+        for place in ("store", "other"):
+            with pytest.raises(UserError, match=f"{folder / place} cannot be written: Read-only file system"):
+                WriterLock(folder / place).acquire()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_fifteen_thousand_rows_of_151_classes_take_less_than_4_7_megabytes_with_their_keys(tmp_path: Path) -> None:
+    """The size of CLINC150's train split, with label names as long as its own."""
+    num_rows, num_classes = 15_250, 151
+    whole = stores.identity(labels=[f"a label of an intent {number}" for number in range(num_classes)])
+    whole["encoding"] = {"type": "full", "dtype": "float16"}
+    description = dataclasses.replace(stores.describe(tmp_path, whole), num_classes=num_classes)
+    keys, coder = stores.keys(num_rows), encoding_of(whole["encoding"], num_classes)
+    logits = torch.randn(num_rows, num_classes, generator=torch.Generator().manual_seed(0))
+    for rows in plan_shards(keys, np.ones(num_rows, dtype=np.int64), 4096):
+        builder = ShardBuilder(coder)
+        builder.add(keys[rows], logits[torch.from_numpy(rows)], np.zeros(len(rows), dtype=np.int64))
+        add_shard(description, *builder.build())
+    entries, _ = finished_shards(description)
+    seal(description, entries, receipt_of(entries), {})
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) <= 4_700_000
+    reader = open_store(tmp_path)
+    signal = reader.signal(reader.lookup(keys[:500]))
+    assert isinstance(signal, Signal)
+    torch.testing.assert_close(signal.logits, logits[:500].half().float(), rtol=0, atol=0)
 
 
 def test_pruning_deletes_leftovers_and_old_stores_and_leaves_the_rest(store: Path) -> None:
