@@ -151,6 +151,13 @@ def verify_finds_a_fault(store: Path) -> bool:
         return True
 
 
+def mount_or_skip(folder: Path, options: str) -> None:
+    """A file system of its own in `folder`."""
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder]).returncode:
+        pytest.skip("no file system can be mounted here: that needs root")
+
+
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
@@ -313,8 +320,7 @@ def test_a_store_that_does_not_fit_is_refused_with_the_numbers_before_it_is_begu
 def test_a_full_disk_ends_the_writing_in_one_line_and_keeps_what_was_finished(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here: that needs root")
+    mount_or_skip(folder, "size=64k")
     try:
         description = stores.describe(folder)
         stores.write_rows(description, stores.keys(80), stores.logits(80))
@@ -333,8 +339,7 @@ def test_a_full_disk_ends_the_writing_in_one_line_and_keeps_what_was_finished(tm
 def test_a_store_on_a_read_only_disk_is_read_and_a_build_there_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a file system cannot be mounted here: that needs root")
+    mount_or_skip(folder, "size=1m")
     try:
         stores.write_store(folder / "store")
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
