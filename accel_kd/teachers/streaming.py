@@ -12,8 +12,9 @@ from accel_kd.signals import Batch, Signal, SignalNeeds
 from accel_kd.tasks.base import Task
 
 STEADY_ROWS = 48
-"""From about this many rows on, matrix kernels give a row the same bits whatever stands beside it: measured on a CPU in
-fp32, where a 6-layer BERT did from 47 rows on, and none with fewer than 23."""
+"""From about this many rows on, matrix kernels give a row the same bits whatever rows stand beside it, at like padding:
+measured on a CPU in fp32, where a 6-layer BERT did from 47 rows on, and none with fewer than 23. How far rows are
+padded changes its last bits still; with 32 hidden units nothing does but a batch of a single row."""
 _FEWEST_ROWS = 2
 """A batch of one row is multiplied by matrix-vector kernels, which round otherwise for every model that was tried."""
 
