@@ -87,14 +87,11 @@ def _track(session: Session, manifest: Manifest, place: StorePlace) -> None:
     tracker.start(run_record(session, "cache"))
     try:
         tracker.summarise({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
-        columns, rows = diagnostics_rows(manifest, _texts(session) if session.config.tracking.texts else None)
+        columns, rows = diagnostics_rows(
+            manifest, session.data.texts_by_id() if session.config.tracking.texts else None
+        )
         if rows:
             tracker.table("store/rows_to_look_at", columns, rows)
     finally:
         tracker.finish(RunStatus.FINISHED)
     directory.write_summary({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
-
-
-def _texts(session: Session) -> dict[str, str]:
-    """Each example's text by its id, equal rows alike."""
-    return {id: text for split in session.data.splits.values() for id, text in zip(split.ids, split.texts, strict=True)}

@@ -67,8 +67,7 @@ def _show(parsed: argparse.Namespace) -> str:
         from accel_kd.assembly.data import read_data
         from accel_kd.config import load_recipe
 
-        splits = read_data(load_recipe(parsed.recipe, [])).splits.values()
-        texts = {id: text for split in splits for id, text in zip(split.ids, split.texts, strict=True)}
+        texts = read_data(load_recipe(parsed.recipe, [])).texts_by_id()
     return report(folder, read_manifest(folder), texts)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
@@ -85,16 +87,17 @@ def _cached(
 ) -> TeacherForRun:
     reader = open_complete(session, place, teacher)
     places = reader.lookup(place.rows.keys)
-    on_main_rank(session.accelerator, lambda: _look_over(session, teacher, place, reader))
+    on_main_rank(session.accelerator, lambda: _look_over(session, teacher, place, reader, places))
     cached = CachedTeacher(reader, places, place.columns)
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
     scoring: TeacherSource = cached if keeps_all else streaming_teacher(session, teacher, teacher.columns)
     return TeacherForRun(cached, scoring, splits, _facts(place, reader), lambda: None)
 
 
-def _look_over(session: Session, teacher: FoundTeacher, place: StorePlace, reader: StoreReader) -> None:
-    """On rank 0: the stored answers against the labels, and some of them against the teacher."""
-    places = reader.lookup(place.rows.keys)
+def _look_over(
+    session: Session, teacher: FoundTeacher, place: StorePlace, reader: StoreReader, places: NDArray[np.int64]
+) -> None:
+    """On rank 0: the stored answers, at `places`, against the labels, and some of them against the teacher."""
     accuracy = refuse_other_labels(reader, places, place.label_columns)
     if accuracy is not None:
         logger.info("store: the teacher is right on %.4f of the labelled rows, as when they were stored", accuracy)

@@ -24,6 +24,10 @@ class LabelledSplits:
     splits: dict[str, Examples]
     label_names: list[str]
 
+    def texts_by_id(self) -> dict[str, str]:
+        """Each example's text, of all splits."""
+        return {id: text for split in self.splits.values() for id, text in zip(split.ids, split.texts, strict=True)}
+
 
 def encode_labels(
     splits: Mapping[str, RawSplit],

@@ -28,7 +28,10 @@ class ShardBuilder:
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
-        self._meter = FidelityMeter(encoding)
+        self._empty()
+
+    def _empty(self) -> None:
+        self._meter = FidelityMeter(self._encoding)
         self._metered = 0
         self._keys: list[Keys] = []
         self._tensors: list[dict[str, Tensor]] = []
@@ -88,7 +91,7 @@ class ShardBuilder:
         )
         measured = dataclasses.asdict(self._meter.result())
         fidelity = {name: value for name, value in measured.items() if value is not None}
-        self.__init__(self._encoding)  # type: ignore[misc]
+        self._empty()
         return rows, fidelity
 
 
