@@ -33,21 +33,29 @@ class RunRecord:
 
 
 class RunStatus(StrEnum):
-    """How a run ended."""
+    """How a run, or an attempt at one, ended."""
 
     FINISHED = "finished"
     FAILED = "failed"
+    STOPPED = "stopped"
+    """Asked to stop before its end: another attempt will go on."""
 
 
 class Tracker(Protocol):
     """Where a run's numbers go. Only rank 0 has one; the other ranks have a `NullTracker`.
 
-    The order of calls is `start`, then `log` and `summarise` any number of times, then `finish` once. `finish`
-    without `start` does nothing, so that it can stand in a `finally`.
+    The order of calls is `start`, then the others any number of times, then `finish` once. `finish` without `start`
+    does nothing, so that it can stand in a `finally`.
+
+    A row is one call of `log`. An attempt that goes on from a checkpoint logs the rows after it again, in the same
+    order and with the same values; the record of the run holds each row once all the same.
     """
 
-    def start(self, run: RunRecord) -> None:
-        """Open the run. Raises `UserError` if it cannot: a run that was to be tracked does not go on untracked."""
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
+        """Open the run, or go on with it: its first `num_rows` rows hold, later ones will come again.
+
+        Raises `UserError` if it cannot: a run that was to be tracked does not go on untracked.
+        """
         ...
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
@@ -62,6 +70,10 @@ class Tracker(Protocol):
         """Record a table of text and numbers, one list a row."""
         ...
 
+    def flush(self) -> None:
+        """Make what was logged durable; called before each checkpoint that counts on it."""
+        ...
+
     def finish(self, status: RunStatus) -> None:
         """Close the run, whatever happened to it."""
         ...
@@ -70,7 +82,7 @@ class Tracker(Protocol):
 class NullTracker:
     """Records nothing: for every rank but the first, and for runs that only measure."""
 
-    def start(self, run: RunRecord) -> None:
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
         """Do nothing."""
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
@@ -80,6 +92,9 @@ class NullTracker:
         """Do nothing."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
         """Do nothing."""
 
     def finish(self, status: RunStatus) -> None:
@@ -92,11 +107,11 @@ class CompositeTracker:
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
 
-    def start(self, run: RunRecord) -> None:
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
         """Start all or none. Raises what the first failing tracker raised, after closing those already started."""
         for number, tracker in enumerate(self._trackers):
             try:
-                tracker.start(run)
+                tracker.start(run, num_rows)
             except BaseException:  # a Ctrl-C during the start too must not leave the others open; it is raised again
                 for started in self._trackers[:number]:
                     with contextlib.suppress(Exception):  # the failed start is the news, not what it led to
@@ -117,6 +132,11 @@ class CompositeTracker:
         """Record the table in each. Raises what a tracker raises."""
         for tracker in self._trackers:
             tracker.table(name, columns, rows)
+
+    def flush(self) -> None:
+        """Flush each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.flush()
 
     def finish(self, status: RunStatus) -> None:
         """Finish each, even where an earlier one fails. Raises the first failure, at the end."""

@@ -2,11 +2,14 @@
 
 A line is one of five objects, told apart by a key that only it has:
 
-    {"run": {...}}             one for each start, so a resumed run has several
+    {"run": {...}}             one for each attempt, so a resumed run has several
     {"step": 7, "train/loss": 0.5, ...}
     {"summary": {...}}
     {"table": "name", "columns": [...], "rows": [[...], ...]}
-    {"status": "finished"}     the last line, unless the process was killed
+    {"status": "finished"}     the end of an attempt, unless its process was killed
+
+A resumed run logs the rows after its checkpoint again: those of the attempt before are cut off, so that each row is
+here once. What ends an attempt (`status`) and begins one (`run`) stays.
 
 Numbers that are not finite are written as `null`: JSON has no NaN, and readers refuse or misread the bare word.
 """
@@ -16,35 +19,46 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.tracking.base import RunRecord, RunStatus
+from accel_kd.tracking.jsonl_file import keep_rows, lines_of
+
+_logger = logging.getLogger(__name__)
 
 
 class JsonlTracker:
-    """Appends to `path`, flushing every line, so that a killed process loses at most the line being written."""
+    """Appends to `path`, handing every line to the system, so that a killed process loses at most the last one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = None
 
-    def start(self, run: RunRecord) -> None:
-        """Open the file, after mending the end that a killed writer left. Raises `UserError` if it is not writable."""
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
+        """Open the file, cut to its first `num_rows` rows and mended where a killed writer left half a line.
+
+        Fewer rows than that, as a power failure may leave, are a warning. Raises `UserError` if it is not writable.
+        """
         assert self._file is None, "start() was called twice"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _mend_torn_end(self._path)
+            num_kept = keep_rows(self._path, num_rows)
             self._file = self._path.open("ab")
         except OSError as error:
             raise UserError(
                 f"The metrics file {self._path} cannot be written: {error.strerror}. Choose a writable run directory."
             ) from error
+        if num_kept < num_rows:
+            _logger.warning(
+                "%s holds %d of the %d rows before the checkpoint: it has a gap", self._path, num_kept, num_rows
+            )
         self._append({"run": dataclasses.asdict(run)})
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
@@ -59,6 +73,14 @@ class JsonlTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append a table. Raises as `log` does."""
         self._append({"table": name, "columns": list(columns), "rows": [list(row) for row in rows]})
+
+    def flush(self) -> None:
+        """Wait until the disk has the file. Raises `RunFailure` if it does not take it."""
+        assert self._file is not None, "start() comes first"
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._refused(error) from error
 
     def finish(self, status: RunStatus) -> None:
         """Append the status and wait until the disk has the file. Raises `RunFailure` if it does not take it."""
@@ -112,7 +134,7 @@ def read_record(path: Path) -> JsonlRecord:
     rows: dict[int, dict[str, Any]] = {}
     summary: dict[str, Any] = {}
     status: RunStatus | None = None
-    for line in _lines(path):
+    for line in lines_of(path):
         if "step" in line:
             # Merged rather than replaced: training and evaluation may log the same step in two rows.
             rows.setdefault(line["step"], {}).update(line)
@@ -128,43 +150,6 @@ def read_record(path: Path) -> JsonlRecord:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows alone, one a step. Raises as `read_record` does."""
     return read_record(path).rows
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    *lines, torn = path.read_bytes().split(b"\n")
-    if _is_complete(torn):
-        lines.append(torn)
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object: the file is damaged; delete that line.")
-        yield value
-
-
-def _mend_torn_end(path: Path) -> None:
-    """Make the file end with a whole line: appended to a torn one, the next line would be lost as well."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    torn = content[content.rfind(b"\n") + 1 :]
-    if not torn:
-        return
-    with path.open("r+b") as file:
-        if _is_complete(torn):
-            file.seek(0, os.SEEK_END)
-            file.write(b"\n")
-        else:
-            file.truncate(len(content) - len(torn))
-
-
-def _is_complete(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _with_null_for_non_finite(value: Any) -> Any:

@@ -35,6 +35,8 @@ class ChosenMode:
 
     mode: Literal["online", "offline", "disabled"]
     origin: str
+    may_fall_back: bool = False
+    """Online only because a key was found: where no server answers, offline will do."""
 
 
 def choose_mode(setting: WandbMode, environ: Mapping[str, str], has_credentials: Callable[[], bool]) -> ChosenMode:
@@ -52,7 +54,7 @@ def choose_mode(setting: WandbMode, environ: Mapping[str, str], has_credentials:
             )
         return ChosenMode(_MODE_OF_VARIABLE[variable], f"tracking.mode=auto, with WANDB_MODE={variable}")
     if has_credentials():
-        return ChosenMode("online", "tracking.mode=auto, online because a W&B key was found")
+        return ChosenMode("online", "tracking.mode=auto, online because a W&B key was found", may_fall_back=True)
     return ChosenMode("offline", "tracking.mode=auto, offline because no W&B key was found")
 
 

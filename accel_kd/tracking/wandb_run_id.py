@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from pathlib import Path
 
 from accel_kd.errors import UserError
+from accel_kd.run_directory import write_atomically
 
 
 def load_or_create_run_id(path: Path) -> str:
@@ -28,10 +28,5 @@ def _create(path: Path) -> str:
     # Not from `random`: seeded, it would give every run the same id, and drawing from it would change the training.
     run_id = secrets.token_hex(8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w") as file:
-        file.write(run_id + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_atomically(path, run_id + "\n")
     return run_id

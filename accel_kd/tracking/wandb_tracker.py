@@ -1,42 +1,53 @@
 """Shows a run in Weights & Biases: live where there is a key and a network, else from files for `wandb sync`.
 
-Failing to start stops the run; failing later does not. wandb queues what it is given in a process of its own and
-retries there, and the JSON lines hold every row anyway, so a lost row here is a gap in a view.
+Failing to start stops the run, unless nobody asked for W&B by name and its server does not answer; failing later does
+not. wandb queues what it is given in a process of its own and retries there, and the JSON lines hold every row anyway,
+so a lost row here is a gap in a view, and the next attempt at the run fills it.
+
+W&B's own step of a row (`_step`) is the row's index among all rows of the run, over all attempts at it: so W&B, or the
+files of earlier attempts, say which rows are there; those are not sent again, and those that lack are, from the file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import re
 import shlex
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from accel_kd.errors import UserError
+from accel_kd.errors import EXIT_FAILURE, EXIT_STOPPED, EXIT_SUCCESS, UserError
 from accel_kd.tracking.base import RunRecord, RunStatus
+from accel_kd.tracking.jsonl_file import first_rows
+from accel_kd.tracking.wandb_errors import ADVICE_FOR_ONLINE, explain, is_without_answer, reason
+from accel_kd.tracking.wandb_files import parts_of, take_stock
 from accel_kd.tracking.wandb_mode import ChosenMode, WandbMode, choose_mode, find_credentials
+from accel_kd.tracking.wandb_rows import HeldRows, RowMirror
 from accel_kd.tracking.wandb_run_id import load_or_create_run_id
 
 if TYPE_CHECKING:
     import wandb
 
 _logger = logging.getLogger(__name__)
-_LONGEST_REASON = 400  # characters of wandb's own words that a message keeps
-_ADVICE_FOR_ONLINE = (
-    "Set tracking.mode=offline to keep the run on disk for `wandb sync`, or tracking.mode=disabled to go without W&B."
-)
-_ADVICE_FOR_OFFLINE = "Mend that, or set tracking.mode=disabled to go without W&B."
+_SILENCE_SECONDS = 600.0
+_EXIT_CODES = {RunStatus.FINISHED: EXIT_SUCCESS, RunStatus.FAILED: EXIT_FAILURE, RunStatus.STOPPED: EXIT_STOPPED}
 
 
 class WandbTracker:
     """One W&B run, whose id outlives the process: it is in `run_id_file` before W&B hears of it.
 
-    `directory` is where wandb puts its own `wandb/` folder.
+    `directory` is where wandb puts its own `wandb/` folder; `metrics_file` is the record that a `JsonlTracker` writes,
+    which must have started when this one starts. A server that is away costs a run `init_timeout_seconds`, or
+    `finish_timeout_seconds` where it goes away later, and about two seconds.
     """
+
+    _silent_until: ClassVar[float] = 0.0
+    """On `time.monotonic`'s clock; until then the next runs of this process do not wait for the server again."""
 
     def __init__(
         self,
@@ -45,33 +56,34 @@ class WandbTracker:
         entity: str | None,
         directory: Path,
         run_id_file: Path,
+        metrics_file: Path,
         *,
-        init_timeout_seconds: float = 20.0,
-        finish_timeout_seconds: float = 120.0,
+        init_timeout_seconds: float = 15.0,
+        finish_timeout_seconds: float = 10.0,
     ) -> None:
         self._mode: WandbMode = mode
         self._project = project
         self._entity = entity
         self._directory = directory
         self._run_id_file = run_id_file
+        self._metrics_file = metrics_file
         self._init_timeout_seconds = init_timeout_seconds
         self._finish_timeout_seconds = finish_timeout_seconds
         self._run: wandb.Run | None = None
+        self._rows = RowMirror(HeldRows(), self._send)
+        self._tables: dict[str, wandb.Table] = {}
         self._credentials: str | None = None
-        self._sync_hint: str | None = None
         self._has_warned = False
 
-    @property
-    def sync_hint(self) -> str | None:
-        """The command that sends an offline run to W&B; None before `start` and for other runs."""
-        return self._sync_hint
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
+        """Open the W&B run or go on with it, and send what it lacks of the first `num_rows` rows.
 
-    def start(self, run: RunRecord) -> None:
-        """Open or resume the W&B run; does nothing where `auto` meets WANDB_MODE=disabled.
+        Does nothing where `auto` meets WANDB_MODE=disabled. Where `auto` is online because there is a key, and the
+        server is not reached in time, the run goes on offline, with a warning.
 
         Raises `UserError`, in one line without secrets, if wandb is missing, WANDB_MODE is unknown, there is no key
-        or a bad one for an online run, the server is not reached in time, or the directory or the run id file cannot
-        be used. An unreachable server takes `init_timeout_seconds` and the ten seconds or so that wandb's login waits.
+        or a bad one for an online run, a server that was asked for by name is not reached in time, or the directory
+        or the run id file cannot be used.
         """
         assert self._run is None, "start() was called twice"
         chosen = ChosenMode("offline" if self._mode == "offline" else "online", f"tracking.mode={self._mode}")
@@ -80,23 +92,21 @@ class WandbTracker:
             if chosen.mode == "disabled":
                 _logger.info("W&B is off: %s.", chosen.origin)
                 return
-            self._run = self._open(run, chosen)
+            chosen, self._run, held = self._open_or_keep_offline(run, chosen)
         except UserError:
             raise
         except Exception as error:
             # Without the cause: it may quote what this message leaves out.
-            raise UserError(_explain(error, chosen, self._credentials)) from None
-        if chosen.mode == "offline":
-            self._sync_hint = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
-        _logger.info("W&B: %s", self._run.url if self._sync_hint is None else f"offline; later: {self._sync_hint}")
+            raise UserError(explain(error, chosen, self._credentials)) from None
+        _logger.info("W&B: %s", self._run.url if chosen.mode == "online" else f"offline; later: {self._sync_command()}")
+        self._rows = RowMirror(held, self._send)
+        with self._training_goes_on():
+            self._rows.go_on_at(num_rows, lambda: first_rows(self._metrics_file, num_rows))
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
-        """Queue one row; raises nothing. A failure is logged once and the row is lost here."""
-        # Not `log(step=...)`: that is W&B's own counter, and after a resume it drops every step below its own.
-        row = {**metrics, "step": step}
+        """Queue one row unless W&B has it; raises nothing. A failure is logged once and the row is lost here."""
         with self._training_goes_on():
-            if self._run is not None:
-                self._run.log(row)
+            self._rows.log({**metrics, "step": step})
 
     def summarise(self, metrics: Mapping[str, Any]) -> None:
         """Set summary values; raises nothing. Call it last: a row logged afterwards under the same name replaces it."""
@@ -105,35 +115,88 @@ class WandbTracker:
                 self._run.summary.update(dict(metrics))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Queue a table; raises nothing. A column of a W&B table has one type, or gaps."""
+        """Queue a table; raises nothing. A column of a W&B table has one type, or gaps.
+
+        It is sent when the run has finished: to W&B a table is a row too, and would take the index of the next one.
+        """
         with self._training_goes_on():
             if self._run is not None:
                 import wandb
 
-                table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
-                self._run.log({name: table})
+                data = [list(row) for row in rows]
+                self._tables[name] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+
+    def flush(self) -> None:
+        """Do nothing: wandb writes when it likes, and what it loses is sent again from the JSON lines."""
 
     def finish(self, status: RunStatus) -> None:
-        """Close the run, waiting at most `finish_timeout_seconds` for the upload; raises nothing."""
-        run, self._run = self._run, None
-        with self._training_goes_on():
-            if run is not None:
-                run.finish(exit_code=0 if status is RunStatus.FINISHED else 1)
+        """Close the run, waiting at most `finish_timeout_seconds` for the upload; raises nothing.
 
-    def _open(self, run: RunRecord, chosen: ChosenMode) -> wandb.Run:
+        A stopped run is marked as preempted, so that a sweep starts it again.
+        """
+        run = self._run
+        if run is None:
+            return
+        with self._training_goes_on():
+            if self._tables and status is RunStatus.FINISHED:
+                run.log(dict(self._tables), step=self._rows.end, commit=True)
+            if status is RunStatus.STOPPED:
+                run.mark_preempting()
+        self._run = None
+        with self._training_goes_on():
+            try:
+                run.finish(exit_code=_EXIT_CODES[status])
+            except TimeoutError:
+                _logger.warning(
+                    "W&B has not taken all rows within %g seconds: they are in %s, and the JSON lines have them all.",
+                    self._finish_timeout_seconds,
+                    Path(run.dir).parent,
+                )
+
+    def _send(self, row: Mapping[str, Any], index: int) -> None:
+        if self._run is None:
+            return
+        # `commit`: wandb would else keep the row back until the next one. Only numbers that are not finite become null.
+        numbers = {name: math.nan if value is None else value for name, value in row.items()}
+        self._run.log(numbers, step=index, commit=True)
+
+    def _open_or_keep_offline(self, run: RunRecord, chosen: ChosenMode) -> tuple[ChosenMode, wandb.Run, HeldRows]:
+        """As `_open`, but offline where nobody asked for online by name and the server does not answer."""
+        if not chosen.may_fall_back:
+            return chosen, *self._open(run, chosen)
+        offline = ChosenMode("offline", "tracking.mode=auto, offline because W&B did not answer")
+        if time.monotonic() < WandbTracker._silent_until:
+            return offline, *self._open(run, offline)
+        try:
+            return chosen, *self._open(run, chosen)
+        except Exception as error:
+            if not is_without_answer(error):
+                raise
+            import wandb
+
+            _logger.warning("W&B did not answer (%s): this run is kept offline.", reason(error, self._credentials))
+            WandbTracker._silent_until = time.monotonic() + _SILENCE_SECONDS
+            wandb.teardown()  # its process has the id of the run in use
+            return offline, *self._open(run, offline)
+
+    def _open(self, run: RunRecord, chosen: ChosenMode) -> tuple[wandb.Run, HeldRows]:
+        """The open run, and the rows that it holds from earlier attempts."""
         import wandb
 
         assert "environment" not in run.config, "the config has a section where the environment belongs"
         if chosen.mode == "online" and not self._has_credentials():
             raise UserError(
                 f"{chosen.origin}: W&B cannot start: there is no key in WANDB_API_KEY or in the netrc file, where "
-                f"`wandb login` saves one. {_ADVICE_FOR_ONLINE}"
+                f"`wandb login` saves one. {ADVICE_FOR_ONLINE}"
             )
         _prove_writable(self._directory)
+        run_id = load_or_create_run_id(self._run_id_file)
+        earlier_parts = parts_of(self._directory, run_id)
+        held = HeldRows.of(take_stock(earlier_parts)) if chosen.mode == "offline" else HeldRows()
         opened = wandb.init(
             project=self._project,
             entity=self._entity,
-            id=load_or_create_run_id(self._run_id_file),
+            id=run_id,
             resume="allow",
             name=run.name,
             group=run.group,
@@ -149,7 +212,17 @@ class WandbTracker:
         )
         opened.define_metric("step")
         opened.define_metric("*", step_metric="step")
-        return opened
+        if chosen.mode == "offline":  # where wandb knows of no earlier part: `starting_step` is always 0
+            return opened, held
+        for part in earlier_parts:
+            if part.is_offline:
+                part.mark_as_synced()  # what W&B lacks of it is sent now: `wandb sync` would add its rows once more
+        return opened, HeldRows(opened.starting_step)
+
+    def _sync_command(self) -> str:
+        """Sends all offline parts of this run; `wandb sync` passes over those that it has sent before."""
+        folders = shlex.quote(str(self._directory / "wandb"))
+        return f"wandb sync {folders}/offline-run-*-{load_or_create_run_id(self._run_id_file)}"
 
     def _has_credentials(self) -> bool:
         import wandb
@@ -174,6 +247,7 @@ class WandbTracker:
             x_save_requirements=False,
             # Without it, finishing waits for as long as the server is away.
             finish_timeout=self._finish_timeout_seconds,
+            finish_timeout_raises=True,
         )
 
     @contextlib.contextmanager
@@ -185,7 +259,7 @@ class WandbTracker:
                 self._has_warned = True
                 _logger.warning(
                     "W&B misses rows from here on; the JSON lines have them all (%s).",
-                    _reason(error, self._credentials),
+                    reason(error, self._credentials),
                 )
 
 
@@ -195,23 +269,3 @@ def _prove_writable(directory: Path) -> None:
     own_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=own_folder):
         pass
-
-
-def _explain(error: Exception, chosen: ChosenMode, credentials: str | None) -> str:
-    advice = _ADVICE_FOR_ONLINE if chosen.mode == "online" else _ADVICE_FOR_OFFLINE
-    if isinstance(error, ImportError):
-        advice = "Install wandb, or set tracking.mode=disabled to go without W&B."
-    elif isinstance(error, OSError) and error.filename is not None:  # about a file, so offline would fail as well
-        advice = _ADVICE_FOR_OFFLINE
-    return f"{chosen.origin}: W&B cannot start: {_reason(error, credentials)}. {advice}"
-
-
-def _reason(error: Exception, credentials: str | None) -> str:
-    """An error as one line, without the secrets of this process, however wandb came to quote them."""
-    secrets = [value for name, value in os.environ.items() if re.search(r"KEY|TOKEN|SECRET|PASSWORD", name)]
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    for secret in [credentials or "", *secrets]:
-        if len(secret) >= 8:  # a shorter one, such as "true", is no secret and would riddle the words
-            reason = reason.replace(secret, "***")
-    reason = re.sub(r"://[^/\s@]*@", "://***@", reason)
-    return reason[:_LONGEST_REASON].rstrip(".: ")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from accel_kd.tracking import (
     read_record,
     read_rows,
 )
+from accel_kd.tracking.jsonl_file import keep_rows
 
 RUN = RunRecord(
     name="student",
@@ -31,10 +34,19 @@ RUN = RunRecord(
 )
 
 
-def started(path: Path) -> JsonlTracker:
+def started(path: Path, num_rows: int = 0) -> JsonlTracker:
     tracker = JsonlTracker(path)
-    tracker.start(RUN)
+    tracker.start(RUN, num_rows)
     return tracker
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kinds_of(path: Path) -> list[Any]:
+    """The steps of the rows, and of other lines what they are."""
+    return [line.get("step", next(iter(line))) for line in lines_of(path)]
 
 
 def test_a_finished_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -108,22 +120,123 @@ def test_a_run_torn_anywhere_in_its_last_line_reads_and_resumes(tmp_path: Path, 
     kept = [{"step": 2, "train/loss": 0.25}] if num_lost_bytes == 1 else []
     assert read_rows(path) == [{"step": 1, "train/loss": 0.5}, *kept]
 
-    started(path).log({"train/loss": 0.125}, step=3)
+    started(path, num_rows=2).log({"train/loss": 0.125}, step=3)
     assert read_rows(path) == [{"step": 1, "train/loss": 0.5}, *kept, {"step": 3, "train/loss": 0.125}]
 
 
-def test_of_a_step_logged_again_after_a_resume_the_last_values_count(tmp_path: Path) -> None:
+def test_a_resumed_run_has_each_row_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = started(path)
     for step in (1, 2, 3):
-        first.log({"train/loss": float(step)}, step=step)
-    first.finish(RunStatus.FAILED)
-    resumed = started(path)
-    for step in (2, 3, 4):
-        resumed.log({"train/loss": -float(step)}, step=step)
+        first.log({"train/loss": 1 / step}, step=step)
+    first.log({"eval/accuracy": 0.5}, step=3)
+    first.summarise({"best/accuracy": 0.5})
+    first.table("rows", ["id"], [["a"]])
+    first.finish(RunStatus.STOPPED)
+    assert read_record(path).status is RunStatus.STOPPED
 
-    assert [row["train/loss"] for row in read_rows(path)] == [1.0, -2.0, -3.0, -4.0]
+    resumed = started(path, num_rows=2)
+    assert kinds_of(path) == ["run", 1, 2, "status", "run"], "what tells of attempts stays; the rest comes again"
+    for step in (3, 4):
+        resumed.log({"train/loss": 1 / step}, step=step)
+    assert kinds_of(path) == ["run", 1, 2, "status", "run", 3, 4]
     assert read_record(path).status is None, "the resumed run has not ended yet"
+    assert read_record(path).summary == {}
+
+
+def test_a_run_begun_again_drops_all_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = started(path)
+    first.log({"train/loss": 0.5}, step=1)
+    first.summarise({"best/accuracy": 0.5})
+    first.finish(RunStatus.FAILED)
+    started(path).log({"train/loss": 0.5}, step=1)
+    assert kinds_of(path) == ["run", "status", "run", 1]
+
+
+def test_two_rows_of_a_step_count_as_two(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = started(path)
+    for metric in ("train/loss", "eval/accuracy", "test/accuracy"):
+        first.log({metric: 0.5}, step=10)
+    started(path, num_rows=2)
+    assert [list(line)[1] for line in lines_of(path) if "step" in line] == ["train/loss", "eval/accuracy"]
+
+
+def test_where_nothing_is_dropped_the_file_is_not_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    started(path).log({"train/loss": 0.5}, step=1)
+    inode, before = path.stat().st_ino, path.read_bytes()
+    started(path, num_rows=1)
+    assert path.stat().st_ino == inode and path.read_bytes().startswith(before)
+
+
+def test_a_process_killed_while_rows_are_dropped_leaves_the_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = started(path)
+    for step in (1, 2, 3):
+        first.log({"train/loss": 0.5}, step=step)
+    before = path.read_bytes()
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            killed = RuntimeError("killed")
+
+            def kill(*_: Any, error: Exception = killed) -> None:
+                raise error
+
+            patch.setattr(os if call == "fsync" else Path, call, kill)
+            with pytest.raises(RuntimeError, match="killed"):
+                started(path, num_rows=1)
+        assert path.read_bytes() == before, call
+    started(path, num_rows=1)
+    assert kinds_of(path) == ["run", 1, "run"]
+
+
+def test_fewer_rows_than_the_checkpoint_counted_are_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    started(path).log({"train/loss": 0.5}, step=1)
+    tracker = started(path, num_rows=3)
+    tracker.log({"train/loss": 0.25}, step=4)
+    (message,) = caplog.messages
+    assert str(path) in message and "1 of the 3 rows" in message
+    assert [row["step"] for row in read_rows(path)] == [1, 4]
+
+
+def test_a_million_rows_are_cut_in_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"step": {step}, "train/loss": 0.123456789, "train/kl": 0.5}}\n' for step in range(10**6))
+    began = time.monotonic()
+    assert keep_rows(path, 999_990) == 999_990
+    assert time.monotonic() - began < 10
+    assert path.read_bytes().count(b"\n") == 999_990
+
+
+def test_flushing_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = started(tmp_path / "metrics.jsonl")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    tracker.log({"train/loss": 0.5}, step=1)
+    assert flushed == []
+    tracker.flush()
+    assert len(flushed) == 1
+
+    def refuse(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(RunFailure, match="Input/output error"):
+        tracker.flush()
+
+
+def test_of_a_step_that_is_there_twice_the_last_values_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 2, "a": -2}\n')
+    assert read_rows(path) == [{"step": 1, "a": 1}, {"step": 2, "a": -2}]
 
 
 def test_two_rows_of_one_step_are_read_as_one(tmp_path: Path) -> None:
@@ -172,14 +285,20 @@ class Recorder:
         if call.split()[0] == self.fails_in:
             raise UserError(f"{call} was told to fail")
 
-    def start(self, run: RunRecord) -> None:
-        self.note(f"start {run.name}")
+    def start(self, run: RunRecord, num_rows: int = 0) -> None:
+        self.note(f"start {run.name} {num_rows}")
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
         self.note(f"log {step}")
 
     def summarise(self, metrics: Mapping[str, Any]) -> None:
         self.note("summarise")
+
+    def flush(self) -> None:
+        self.note("flush")
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.note(f"table {name}")
 
     def finish(self, status: RunStatus) -> None:
         self.note(f"finish {status}")
@@ -188,19 +307,21 @@ class Recorder:
 def test_a_composite_passes_every_call_on_to_each() -> None:
     parts = [Recorder(), Recorder()]
     tracker = CompositeTracker([*parts, NullTracker()])
-    tracker.start(RUN)
+    tracker.start(RUN, 7)
     tracker.log({"train/loss": 0.5}, step=3)
+    tracker.flush()
     tracker.summarise({"best/accuracy": 1.0})
-    tracker.finish(RunStatus.FINISHED)
+    tracker.table("rows", ["id"], [["a"]])
+    tracker.finish(RunStatus.STOPPED)
     for part in parts:
-        assert part.calls == ["start student", "log 3", "summarise", "finish finished"]
+        assert part.calls == ["start student 7", "log 3", "flush", "summarise", "table rows", "finish stopped"]
 
 
 def test_a_failed_start_closes_what_was_started_as_failed() -> None:
     before, failing, after = Recorder(), Recorder(fails_in="start"), Recorder()
     with pytest.raises(UserError, match="told to fail"):
         CompositeTracker([before, failing, after]).start(RUN)
-    assert before.calls == ["start student", "finish failed"]
+    assert before.calls == ["start student 0", "finish failed"]
     assert after.calls == []
 
 

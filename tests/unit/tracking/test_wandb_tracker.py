@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import os
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,102 +13,22 @@ from typing import Any
 import pytest
 
 from accel_kd.errors import UserError
-from accel_kd.tracking import RunRecord, RunStatus, WandbTracker
+from accel_kd.tracking import RunStatus, WandbTracker
+from accel_kd.tracking.wandb_errors import is_without_answer
 from accel_kd.tracking.wandb_mode import choose_mode, find_credentials
+from tests.support.wandb_runs import RUN, attempt, history_of, records_of, run_files, run_id
+from tests.support.wandb_server import KEY, hanging_server, leading_to, wandb_server
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
 
-KEY = "0123456789" * 4
-RUN = RunRecord(
-    name="student-a",
-    job_type="distill",
-    group="clinc",
-    tags=("kl", "small"),
-    notes="two words",
-    config={"objective": {"temperature": 2.0, "alpha": 0.5}, "student": {"id": "tiny"}},
-    environment={"git": {"commit": "abc", "is_dirty": True}, "packages": {"torch": "2"}},
-)
-RUN_IN_OTHER_PROCESS = """
-import json, logging, sys, time
-from pathlib import Path
-from accel_kd.tracking import RunRecord, RunStatus, WandbTracker
 
-plan = json.loads(sys.argv[1])
-logging.basicConfig(filename=plan["log_file"])
-tracker = WandbTracker(**{**plan["tracker"], "directory": Path(plan["tracker"]["directory"]),
-                          "run_id_file": Path(plan["tracker"]["run_id_file"])})
-result = {}
-try:
-    tracker.start(RunRecord(**{**plan["run"], "tags": tuple(plan["run"]["tags"])}))
-    for step in plan["steps"]:
-        tracker.log({"train/loss": 1.0 / step, "eval/accuracy": 0.5}, step)
-        if step == plan["steps"][0]:
-            exec(plan["after_first_row"])
-    tracker.summarise({"best/accuracy": 0.75, "eval/accuracy": 0.75})
-    started = time.monotonic()
-    tracker.finish(RunStatus(plan["status"]))
-    result["seconds_to_finish"] = time.monotonic() - started
-except ValueError as error:
-    result["error"] = f"{type(error).__name__}: {error}"
-result["sync_hint"] = tracker.sync_hint
-Path(plan["result_file"]).write_text(json.dumps(result))
-"""
+def log_of(home: Path) -> str:
+    return (home / "python.log").read_text()
 
 
-def run_in_other_process(
-    home: Path,
-    environ: dict[str, str] | None = None,
-    arguments: tuple[str, ...] = (),
-    steps: tuple[int, ...] = (10, 20),
-    status: str = "finished",
-    after_first_row: str = "",
-    code: str = RUN_IN_OTHER_PROCESS,
-    **tracker: Any,
-) -> dict[str, Any]:
-    """One whole run; the W&B variables and the home folder are those given here, not those of who runs the tests."""
-    defaults = {"mode": "offline", "project": "kd", "entity": None}
-    defaults |= {"directory": str(home / "run"), "run_id_file": str(home / "run" / "wandb_run_id")}
-    plan = {
-        "tracker": {**defaults, **tracker},
-        "run": dataclasses.asdict(RUN),
-        "steps": steps,
-        "status": status,
-        "after_first_row": after_first_row,
-        "log_file": str(home / "python.log"),
-        "result_file": str(home / "result.json"),
-    }
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC"))}
-    finished = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(plan), *arguments],
-        env={**own, "HOME": str(home), "WANDB_ERROR_REPORTING": "false", **(environ or {})},
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert finished.returncode == 0, finished.stderr
-    result: dict[str, Any] = json.loads((home / "result.json").read_text())
-    return {"error": None, **result, "terminal": finished.stdout + finished.stderr}
-
-
-def records_of(run_file: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records that wandb's own reader finds in a run file, by type."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_file)], capture_output=True, text=True
-    )
-    if finished.returncode != 0 and "No such" in finished.stderr:  # command, or option: the reader grew over versions
-        pytest.skip("this wandb has no reader for run files")
-    assert finished.returncode == 0, finished.stderr
-    records: dict[str, list[dict[str, Any]]] = {}
-    for line in finished.stdout.splitlines():
-        record = json.loads(line)
-        records.setdefault(record["type"], []).append(record.get(record["type"], {}))
-    return records
-
-
-def run_files(home: Path) -> list[Path]:
-    return sorted((home / "run").glob("wandb/*run-*/run-*.wandb"))
+def warnings_of(home: Path) -> list[str]:
+    marker = "WARNING:accel_kd.tracking.wandb_tracker:"
+    return [line.removeprefix(marker) for line in log_of(home).splitlines() if line.startswith(marker)]
 
 
 def assert_one_clear_line(error: str | None, *words: str) -> None:
@@ -128,7 +41,7 @@ def assert_one_clear_line(error: str | None, *words: str) -> None:
 
 
 def test_an_offline_run_holds_all_that_a_comparison_needs(tmp_path: Path) -> None:
-    result = run_in_other_process(tmp_path)
+    attempt(tmp_path)
     (run_file,) = run_files(tmp_path)
     records = records_of(run_file)
 
@@ -147,41 +60,27 @@ def test_an_offline_run_holds_all_that_a_comparison_needs(tmp_path: Path) -> Non
         summary |= record["update"]
     assert (summary["best/accuracy"], summary["eval/accuracy"]) == (0.75, 0.75)
     assert records["exit"] == [{"exit_code": 0}]
-    assert result["sync_hint"] == f"wandb sync {run_file.parent}"
+    assert f"wandb sync {tmp_path}/run/wandb/offline-run-*-{run_id(tmp_path)}" in log_of(tmp_path)
 
 
 def test_a_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
-    run_in_other_process(tmp_path, status="failed")
+    attempt(tmp_path, status="failed")
     assert records_of(run_files(tmp_path)[0])["exit"] == [{"exit_code": 1}]
-
-
-def test_a_resumed_run_goes_on_under_the_same_id(tmp_path: Path) -> None:
-    run_in_other_process(tmp_path)
-    run_id = (tmp_path / "run" / "wandb_run_id").read_text()
-    time.sleep(1.1)  # wandb names a run's folder by the second
-    run_in_other_process(tmp_path, steps=(20, 30))
-
-    assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id
-    first, second = run_files(tmp_path)
-    assert first.name == second.name == f"run-{run_id.strip()}.wandb"
-    steps = [row["item"]["step"] for row in records_of(second)["history"]]
-    assert steps == [20, 30], "a step that the first run had is logged again, not dropped"
 
 
 def test_two_runs_do_not_share_an_id(tmp_path: Path) -> None:
     ids = set()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        seeded = "import random; random.seed(0)\n" + RUN_IN_OTHER_PROCESS
-        run_in_other_process(tmp_path / name, code=seeded, steps=())
-        ids.add((tmp_path / name / "run" / "wandb_run_id").read_text())
+        attempt(tmp_path / name, before="import random; random.seed(0)", end=0)
+        ids.add(run_id(tmp_path / name))
     assert len(ids) == 2
 
 
 def test_no_secret_of_the_environment_or_the_command_line_is_written(tmp_path: Path) -> None:
     secrets = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_plantedplantedplanted", "MY_PASSWORD": "planted-password"}
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password plantednetrc" + "1" * 30)
-    result = run_in_other_process(tmp_path, environ=secrets, arguments=("--token=planted-argument",))
+    result = attempt(tmp_path, environ=secrets, arguments=("--token=planted-argument",))
 
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in written)
@@ -192,7 +91,7 @@ def test_no_secret_of_the_environment_or_the_command_line_is_written(tmp_path: P
 
 def test_a_file_in_the_place_of_the_directory_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    result = run_in_other_process(tmp_path, run_id_file=str(tmp_path / "id"))
+    result = attempt(tmp_path, run_id_file=str(tmp_path / "id"), jsonl=False)
     assert_one_clear_line(result["error"], "tracking.mode=offline", str(tmp_path / "run"), "tracking.mode=disabled")
     assert list(tmp_path.glob("**/*.wandb")) == [], "and wandb has not gone on in some other folder"
 
@@ -200,31 +99,31 @@ def test_a_file_in_the_place_of_the_directory_stops_the_start(tmp_path: Path) ->
 def test_a_run_id_file_without_an_id_stops_the_start(tmp_path: Path) -> None:
     for content in ("", "../../etc", "two\nlines"):
         (tmp_path / "id").write_text(content)
-        result = run_in_other_process(tmp_path, run_id_file=str(tmp_path / "id"))
+        result = attempt(tmp_path, run_id_file=str(tmp_path / "id"))
         assert_one_clear_line(result["error"], str(tmp_path / "id"), "Delete it")
 
 
 def test_an_unknown_wandb_mode_stops_an_automatic_start_only(tmp_path: Path) -> None:
-    result = run_in_other_process(tmp_path, environ={"WANDB_MODE": "sideways"}, mode="auto")
+    result = attempt(tmp_path, environ={"WANDB_MODE": "sideways"}, mode="auto")
     assert_one_clear_line(result["error"], "tracking.mode=auto", "WANDB_MODE", "sideways", "tracking.mode=disabled")
 
 
 @pytest.mark.parametrize("mode", ["auto", "online"])
 def test_a_key_of_the_wrong_form_stops_an_online_start(tmp_path: Path, mode: str) -> None:
-    result = run_in_other_process(tmp_path, environ={"WANDB_API_KEY": "too-short-planted"}, mode=mode)
+    result = attempt(tmp_path, environ={"WANDB_API_KEY": "too-short-planted"}, mode=mode)
     assert_one_clear_line(result["error"], f"tracking.mode={mode}", "key", "tracking.mode=offline")
     assert "planted" not in result["terminal"]
 
 
 def test_an_online_start_without_a_key_stops_at_once_and_asks_nothing(tmp_path: Path) -> None:
-    result = run_in_other_process(tmp_path, mode="online")
+    result = attempt(tmp_path, mode="online")
     assert_one_clear_line(result["error"], "tracking.mode=online", "WANDB_API_KEY", "tracking.mode=offline")
 
 
 def test_an_unreachable_server_stops_the_start_in_bounded_time(tmp_path: Path) -> None:
     environ = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     started = time.monotonic()
-    result = run_in_other_process(tmp_path, environ=environ, mode="online", init_timeout_seconds=3)
+    result = attempt(tmp_path, environ=environ, mode="online", init_timeout_seconds=3)
     assert time.monotonic() - started < 40
     assert_one_clear_line(result["error"], "tracking.mode=online", "127.0.0.1:9", "tracking.mode=offline")
     assert (tmp_path / "run" / "wandb_run_id").read_text().strip(), "the id is kept before wandb is asked"
@@ -232,7 +131,7 @@ def test_an_unreachable_server_stops_the_start_in_bounded_time(tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_a_server_address_that_wandb_refuses_stops_the_start_without_its_password(tmp_path: Path, mode: str) -> None:
-    result = run_in_other_process(tmp_path, environ={"WANDB_BASE_URL": "htp://user:planted@example.org"}, mode=mode)
+    result = attempt(tmp_path, environ={"WANDB_BASE_URL": "htp://user:planted@example.org"}, mode=mode)
     assert_one_clear_line(result["error"], f"tracking.mode={mode}", "base_url", "tracking.mode=disabled")
     assert "planted" not in result["error"]
 
@@ -241,107 +140,117 @@ def test_wandb_missing_stops_the_start(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "wandb", None)
     for mode in ("auto", "online", "offline"):
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        tracker = WandbTracker(mode, "kd", None, tmp_path, tmp_path / "id")
+        tracker = WandbTracker(mode, "kd", None, tmp_path, tmp_path / "id", tmp_path / "metrics.jsonl")
         with pytest.raises(UserError) as caught:
             tracker.start(RUN)
         assert_one_clear_line(f"UserError: {caught.value}", f"tracking.mode={mode}", "Install wandb")
 
 
 def test_automatic_mode_obeys_wandb_mode_disabled(tmp_path: Path) -> None:
-    result = run_in_other_process(tmp_path, environ={"WANDB_MODE": "disabled"}, mode="auto")
+    result = attempt(tmp_path, environ={"WANDB_MODE": "disabled"}, mode="auto")
     assert result["error"] is None
-    assert not (tmp_path / "run").exists()
-
-
-class Server(BaseHTTPRequestHandler):
-    """As much of a W&B server as a run needs to start and to send its rows."""
-
-    accepts_keys = True
-    rows: list[dict[str, Any]]
-    started_runs: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        if self.path == "/vanish":
-            assert isinstance(self.server, ThreadingHTTPServer)
-            self.server.socket.close()
-            threading.Thread(target=self.server.shutdown).start()
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if not self.accepts_keys:
-            self.answer(401, {"errors": [{"message": "user is not logged in"}]})
-        elif self.path.endswith("/graphql"):
-            self.answer(200, {"data": self.data_for(json.loads(body))})
-        else:
-            if self.path.endswith("/file_stream"):
-                history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {})
-                self.rows.extend(json.loads(line) for line in history.get("content", []))
-            self.answer(200, {})
-
-    do_GET = do_PUT = do_POST
-
-    def data_for(self, request: dict[str, Any]) -> dict[str, Any]:
-        query, variables = request["query"], request.get("variables") or {}
-        if "upsertBucket" in query:
-            self.started_runs.append(variables)
-            project = {"id": "p", "name": "kd", "entity": {"id": "e", "name": "team"}}
-            bucket = {"id": "b", "name": variables["name"], "displayName": "student-a", "project": project}
-            return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}
-        if "viewer" in query:
-            return {"viewer": {"id": "v", "entity": "team", "username": "u", "flags": "{}", "teams": {"edges": []}}}
-        if "createRunFiles" in query:
-            url = f"http://{self.headers['host']}/upload"
-            files = [{"name": name, "uploadUrl": url} for name in variables["files"]]
-            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return {"model": None}
-
-    def answer(self, code: int, content: dict[str, Any]) -> None:
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Keep the test's output clean."""
-
-
-@contextmanager
-def server(accepts_keys: bool = True) -> Iterator[tuple[type[Server], dict[str, str]]]:
-    handler = type("OwnServer", (Server,), {"accepts_keys": accepts_keys, "rows": [], "started_runs": []})
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    try:
-        yield handler, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{httpd.server_port}"}
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_key_that_the_server_refuses_stops_the_start(tmp_path: Path) -> None:
-    with server(accepts_keys=False) as (_, environ):
-        result = run_in_other_process(tmp_path, environ=environ, mode="auto")
+    with wandb_server(status=401) as (_, environ):
+        result = attempt(tmp_path, environ=environ, mode="auto")
     assert_one_clear_line(result["error"], "tracking.mode=auto", "401", "tracking.mode=offline")
 
 
 def test_an_online_run_sends_its_rows_and_its_config(tmp_path: Path) -> None:
-    with server() as (handler, environ):
-        result = run_in_other_process(tmp_path, environ=environ, mode="auto", finish_timeout_seconds=10)
+    with wandb_server() as (runs, environ):
+        result = attempt(tmp_path, environ=environ, mode="auto")
     assert result["error"] is None, result
-    assert result["sync_hint"] is None
-    assert [(row["step"], row["train/loss"]) for row in handler.rows] == [(10, 0.1), (20, 0.05)]
-    config = json.loads(handler.started_runs[0]["config"])
-    assert config["objective"] == {"value": RUN.config["objective"]}
-    assert handler.started_runs[0]["name"] == (tmp_path / "run" / "wandb_run_id").read_text().strip()
+    assert "wandb sync" not in log_of(tmp_path)
+    sent = runs[run_id(tmp_path)]
+    assert [(row["step"], row["train/loss"]) for row in sent.rows] == [(10, 0.1), (20, 0.05)]
+    assert sent.config["objective"] == {"value": RUN.config["objective"]}
+    assert sent.exit_codes == [0]
 
 
 def test_a_server_that_vanishes_neither_ends_nor_delays_the_run(tmp_path: Path) -> None:
-    with server() as (handler, environ):
+    with wandb_server() as (runs, environ):
         vanish = f"import urllib.request; urllib.request.urlopen('{environ['WANDB_BASE_URL']}/vanish', data=b'')"
-        result = run_in_other_process(
-            tmp_path, environ=environ, mode="auto", after_first_row=vanish, finish_timeout_seconds=2
-        )
+        result = attempt(tmp_path, environ=environ, mode="auto", after_first_row=vanish, finish_timeout_seconds=2)
     assert result["error"] is None
-    assert len(handler.rows) < 2
+    assert len(runs[run_id(tmp_path)].rows) < 2
     assert result["seconds_to_finish"] < 15, "wandb would wait for the server's return"
-    rows = [row["item"]["step"] for row in records_of(run_files(tmp_path)[0])["history"]]
-    assert rows == [10, 20], "and what was not sent is kept for `wandb sync`"
+    (file,) = run_files(tmp_path)
+    assert [row["step"] for row in history_of(file)] == [10, 20], "and what was not sent is kept for `wandb sync`"
+    assert warnings_of(tmp_path) == [
+        f"W&B has not taken all rows within 2 seconds: they are in {file.parent}, and the JSON lines have them all."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["refused", "500", "503"])
+def test_a_server_without_an_answer_leaves_an_automatic_run_offline(tmp_path: Path, kind: str) -> None:
+    with wandb_server(status=200 if kind == "refused" else int(kind)) as (_, environ):
+        if kind == "refused":
+            environ = leading_to(9)
+        result = attempt(tmp_path, environ=environ, mode="auto", init_timeout_seconds=3)
+    assert result["error"] is None
+    (warning,) = warnings_of(tmp_path)
+    assert warning.startswith("W&B did not answer") and warning.endswith("is kept offline.")
+    file = run_files(tmp_path)[-1]
+    assert file.parent.name.startswith("offline-run-")
+    assert [row["step"] for row in history_of(file)] == [10, 20]
+    assert f"later: wandb sync {tmp_path}/run/wandb/offline-run-*-{run_id(tmp_path)}" in log_of(tmp_path)
+
+
+def test_a_server_that_hangs_costs_less_than_30_seconds(tmp_path: Path) -> None:
+    with hanging_server() as environ:
+        result = attempt(tmp_path, environ=environ, mode="auto")
+    assert result["error"] is None
+    assert result["seconds"] < 30, "from the start to the end of finishing"
+    assert len(warnings_of(tmp_path)) == 1
+
+
+SECOND_RUN = """
+second = {**paths, "directory": paths["directory"] / "second", "run_id_file": paths["directory"] / "second" / "id"}
+of_second = WandbTracker(**{**plan["tracker"], **second})
+of_second.start(RunRecord(**plan["run"]))
+of_second.finish(RunStatus.FINISHED)
+"""
+
+
+def test_the_next_run_of_the_process_does_not_wait_for_a_silent_server_again(tmp_path: Path) -> None:
+    result = attempt(tmp_path, environ=leading_to(9), mode="auto", init_timeout_seconds=3, before_end=SECOND_RUN)
+    assert result["error"] is None
+    first, second = (
+        sorted(path.name for path in (tmp_path / "run").glob(f"{of}wandb/*run-2*")) for of in ("", "second/")
+    )
+    assert [name.split("-")[0] for name in first] == ["offline", "run"]
+    assert [name.split("-")[0] for name in second] == ["offline"], "it was not even tried"
+    assert len(warnings_of(tmp_path)) == 1
+
+
+def test_a_run_that_asks_for_online_by_name_stops_without_a_server(tmp_path: Path) -> None:
+    by_variable: dict[str, Any] = {"environ": {"WANDB_MODE": "online"}, "mode": "auto"}
+    for asked in ({"environ": {}, "mode": "online"}, by_variable):
+        environ = {**leading_to(9), **asked["environ"]}
+        result = attempt(tmp_path, environ=environ, mode=asked["mode"], init_timeout_seconds=3)
+        assert_one_clear_line(result["error"], f"tracking.mode={asked['mode']}", "tracking.mode=offline")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        ("Failed to get resume status for run x: context deadline exceeded while retrying: HTTP 500: broken", True),
+        ("POST http://h/graphql giving up after 1 attempt(s): context deadline exceeded", True),
+        ('Post "http://h/graphql": dial tcp 127.0.0.1:9: connect: connection refused', True),
+        ("context deadline exceeded while retrying: HTTP 429: slow down", True),
+        ("returned error 503: {}", True),
+        ("Failed to get resume status for run x: returned error 401: {}", False),
+        ("returned error 404: project not found", False),
+        ("returned error 403: run 500 is not yours", False),
+    ],
+)
+def test_a_server_that_refuses_has_answered(words: str, is_one: bool) -> None:
+    import wandb
+
+    assert is_without_answer(wandb.errors.CommError(words)) is is_one
+    assert not is_without_answer(wandb.errors.UsageError(words))
 
 
 def test_a_wandb_process_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
@@ -353,10 +262,10 @@ def test_a_wandb_process_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
         "(child,) = Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text().split()\n"
         "os.kill(int(child), signal.SIGKILL); time.sleep(0.5)"
     )
-    result = run_in_other_process(tmp_path, after_first_row=kill, finish_timeout_seconds=2)
+    result = attempt(tmp_path, after_first_row=kill, finish_timeout_seconds=2)
     assert result["error"] is None
     assert result["seconds_to_finish"] < 15
-    assert (tmp_path / "python.log").read_text().count("W&B misses rows") == 1, "said once, not at every row"
+    assert log_of(tmp_path).count("W&B misses rows") == 1, "said once, not at every row"
 
 
 @pytest.mark.parametrize(
@@ -403,11 +312,11 @@ def test_a_key_in_netrc_counts_for_its_own_server_only(
 
 
 def test_calls_before_the_start_do_nothing(tmp_path: Path) -> None:
-    tracker = WandbTracker("offline", "kd", None, tmp_path, tmp_path / "id")
+    tracker = WandbTracker("offline", "kd", None, tmp_path, tmp_path / "id", tmp_path / "metrics.jsonl")
     tracker.log({"train/loss": 0.5}, step=1)
     tracker.summarise({"best/accuracy": 0.5})
     tracker.finish(RunStatus.FAILED)
-    assert tracker.sync_hint is None
+    tracker.flush()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -430,6 +339,6 @@ def test_a_key_that_wandb_quotes_in_its_error_is_left_out(
     fake = SimpleNamespace(setup=lambda: SimpleNamespace(settings=loaded), Settings=settings, init=refuse)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     with pytest.raises(UserError) as caught:
-        WandbTracker("online", "kd", None, tmp_path, tmp_path / "id").start(RUN)
+        WandbTracker("online", "kd", None, tmp_path, tmp_path / "id", tmp_path / "metrics.jsonl").start(RUN)
     assert_one_clear_line(f"UserError: {caught.value}", "RuntimeError: refused key ***")
     assert caught.value.__cause__ is None, "whose traceback would show it"
