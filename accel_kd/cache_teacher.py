@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from accel_kd.assembly.attempt import attempt
 from accel_kd.assembly.data import read_data, tokenise
 from accel_kd.assembly.runs import run_record, tracker_of
 from accel_kd.assembly.session import Session, open_run_directory, run_directory, start, task
@@ -41,6 +42,7 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
     Raises:
         UserError: a mistake in the recipe, the data, the teacher or the store.
         RunFailure: the store cannot be completed.
+        StopRequested: it was asked to stop; finished shards stay, and the same command goes on.
     """
     if config.teacher.model is None:
         raise UserError("teacher.model: missing; cache-teacher needs a teacher")
@@ -48,11 +50,13 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
     directory = run_directory(config)
     with ExitStack() as until:
         on_main_rank(accelerator, lambda: open_run_directory(config, until))
+        this_attempt = until.enter_context(attempt(config, accelerator, directory, "cache-teacher"))
         data = read_data(config)
         unknown = sorted(set(split_names or ()) - set(data.splits))
         if unknown:
             raise UserError(f"--splits: the data have no {unknown[0]} split, only {', '.join(data.splits)}")
-        session = Session(config, accelerator, directory, data, task(config, data.label_names), describe_environment())
+        labels_task = task(config, data.label_names)
+        session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt)
         manifest, place = _fill(session, split_names)
         on_main_rank(accelerator, lambda: _track(session, manifest, place))
     accelerator.end_training()
@@ -77,16 +81,20 @@ def _fill(session: Session, split_names: Sequence[str] | None) -> tuple[Manifest
 
 
 def _track(session: Session, manifest: Manifest, place: StorePlace) -> None:
-    """The receipt as a run of its own, beside those of the teacher and the student."""
+    """The receipt as a run of its own, beside those of the teacher and the student; told once of each store."""
     directory = session.directory.part("cache")
-    directory.set_aside()
-    tracker = tracker_of(session, directory)
     figures: dict[str, Any] = {
-        f"store/{name}": value for name, value in manifest.receipt.items() if name != "diagnostics"
+        "store/path": str(place.folder),
+        "store/fingerprint": manifest.fingerprint,
+        **{f"store/{name}": value for name, value in manifest.receipt.items() if name != "diagnostics"},
     }
+    # The figures too, not path and fingerprint alone: more rows of the same teacher make a store of the same name.
+    if directory.is_finished and directory.read_summary() == figures:
+        return
+    tracker = tracker_of(session, directory)
     tracker.start(run_record(session, "cache"))
     try:
-        tracker.summarise({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
+        tracker.summarise(figures)
         columns, rows = diagnostics_rows(
             manifest, session.data.texts_by_id() if session.config.tracking.texts else None
         )
@@ -94,4 +102,4 @@ def _track(session: Session, manifest: Manifest, place: StorePlace) -> None:
             tracker.table("store/rows_to_look_at", columns, rows)
     finally:
         tracker.finish(RunStatus.FINISHED)
-    directory.write_summary({"store/path": str(place.folder), "store/fingerprint": manifest.fingerprint, **figures})
+    directory.write_summary(figures)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,22 @@ from accel_kd.signals import IGNORED_LABEL
 from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
 logger = logging.getLogger(__name__)
+
+
+class Stop(Protocol):
+    """Requests to stop, as ranks hear of them."""
+
+    def is_wanted(self) -> bool:
+        """Whether this rank knows of one."""
+        ...
+
+    def tell_ranks(self) -> None:
+        """Lets the other ranks know at once."""
+        ...
+
+    def check_now(self) -> None:
+        """Raises `StopRequested` on all ranks where one of them knows of one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,8 +59,10 @@ def capture(
     encoding: Encoding,
     columns: Sequence[int] | None,
     settings: CaptureSettings,
+    stop: Stop,
+    progress: Callable[[int], None] = lambda num_rows: None,
 ) -> None:
-    """Writes this rank's share of `shards`, every `world_size`-th.
+    """Writes this rank's share of `shards`, every `world_size`-th. All ranks take one shard, then the next.
 
     Args:
         teacher: gives logits in its own column order, and fills small batches up to `STEADY_ROWS`.
@@ -53,8 +72,11 @@ def capture(
         encoding: how it keeps logits.
         columns: the teacher's column of each of the data's labels; None: the same order.
         settings: see there.
+        stop: a rank that hears of a request leaves its shard; those that are written stay.
+        progress: called with the rows that all ranks have written.
 
     Raises:
+        StopRequested: on all ranks together.
         RunFailure: logits that are not finite, a teacher that gives different logits each time, a full disk.
         UserError: a folder that cannot be written.
     """
@@ -62,16 +84,24 @@ def capture(
     total = sum(map(len, shards))
     shown = settings.rank == 0 and (settings.bar if settings.bar is not None else sys.stderr.isatty())
     with tqdm(total=total, desc="teacher", unit="row", file=sys.stderr, disable=not shown) as bar:
-        for number in range(settings.rank, len(shards), settings.world_size):
-            builder = ShardBuilder(encoding)
-            for batch_rows in _batches(shards[number], rows.texts.lengths, settings.tokens_per_batch):
-                batch = rows.batch(batch_rows)
-                logits = teacher.signal(batch).logits.cpu()
-                if number == settings.rank and not len(builder):
-                    _refuse_randomness(logits, teacher.signal(batch).logits.cpu())
-                builder.add(rows.keys[batch_rows], logits, label_columns[batch_rows])
-                bar.update(min(len(batch_rows) * settings.world_size, total - bar.n))
-            add_shard(description, *builder.build())
+        for first in range(0, len(shards), settings.world_size):
+            number = first + settings.rank
+            if number < len(shards):
+                builder = ShardBuilder(encoding)
+                for batch_rows in _batches(shards[number], rows.texts.lengths, settings.tokens_per_batch):
+                    if stop.is_wanted():
+                        stop.tell_ranks()
+                        break
+                    batch = rows.batch(batch_rows)
+                    logits = teacher.signal(batch).logits.cpu()
+                    if first == 0 and not len(builder):
+                        _refuse_randomness(logits, teacher.signal(batch).logits.cpu())
+                    builder.add(rows.keys[batch_rows], logits, label_columns[batch_rows])
+                    bar.update(min(len(batch_rows) * settings.world_size, total - bar.n))
+                else:
+                    add_shard(description, *builder.build())
+            stop.check_now()
+            progress(sum(map(len, shards[: first + settings.world_size])))
     logger.debug("rank %d wrote its shards to %s", settings.rank, description.folder / SHARDS)
 
 

@@ -6,12 +6,21 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accel_kd import __version__, store_commands
+from accel_kd import __version__, status_command, store_commands, submit_command
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
-from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USER_ERROR, RunFailure, UserError
+from accel_kd.errors import (
+    EXIT_FAILURE,
+    EXIT_STOPPED,
+    EXIT_SUCCESS,
+    EXIT_USER_ERROR,
+    RunFailure,
+    StopRequested,
+    UserError,
+)
 
 _RECIPE_HELP = "name of a shipped recipe (see `accel-kd recipes`), or path of a YAML file"
 _OVERRIDES_HELP = "settings that replace the recipe's, for instance training.epochs=3"
@@ -21,23 +30,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        0 on success, 2 for a mistake of the user's (one line on standard error), 1 for a failure.
+        0 on success, 2 for a mistake of the user's (one line on standard error), 85 where the run was asked to stop
+        and is ready to go on, 1 for a failure.
     """
     _set_up_logging()
     try:
         parsed = _parse(arguments)
-        text = parsed.command(parsed)
+        # A command returns what it has to say, or that and its exit code.
+        answer = parsed.command(parsed)
+        text, exit_code = answer if isinstance(answer, tuple) else (answer, EXIT_SUCCESS)
         if text:
             _say(text)
+        return int(exit_code)
     except UserError as error:
         _complain("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()))
         return EXIT_USER_ERROR
     except RunFailure as error:
         _complain(f"accel-kd: failed: {error}")
         return EXIT_FAILURE
+    except StopRequested as request:
+        _say_on_error_stream(f"accel-kd: stopped by {request}; the same command goes on from where it is")
+        return EXIT_STOPPED
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        # A mistake of ours: all that is known, each line with the rank that it came from.
+        for line in traceback.format_exc().splitlines():
+            _complain(line)
+        return EXIT_FAILURE
     return EXIT_SUCCESS
 
 
@@ -83,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     cache.set_defaults(command=_cache_teacher)
 
     store_commands.add_parser(commands)
+    submit_command.add_parser(commands)
+    status_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")
@@ -150,6 +173,11 @@ def _is_main_process() -> bool:
 def _say(text: str) -> None:
     if _is_main_process():
         print(text, flush=True)
+
+
+def _say_on_error_stream(text: str) -> None:
+    if _is_main_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _complain(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from accel_kd.assembly.attempt import Attempt, attempt
 from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
 from accel_kd.assembly.models import (
     FoundTeacher,
@@ -32,7 +33,7 @@ from accel_kd.distributed.seeding import seed_everywhere, use_deterministic_algo
 from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
 from accel_kd.export.results import figures_of
-from accel_kd.model_run import run_model
+from accel_kd.model_run import is_done, run_model
 from accel_kd.models.fingerprint import teacher_shape
 from accel_kd.models.labels import (
     are_unnamed,
@@ -44,6 +45,7 @@ from accel_kd.models.labels import (
 from accel_kd.models.loading import Checkpoint, check_length, load_config, load_tokenizer
 from accel_kd.models.student import from_checkpoint
 from accel_kd.run_directory import RunDirectory, RunState
+from accel_kd.run_status import StatusWriter
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import describe_environment
 
@@ -59,6 +61,7 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: a mistake in the recipe, the data or the models.
         RunFailure: the run cannot go on.
+        StopRequested: it was asked to stop, and the same command goes on with it.
     """
     accelerator, config = start(config)
     directory = run_directory(config)
@@ -66,15 +69,17 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
         state = on_main_rank(accelerator, lambda: open_run_directory(config, until))
         if state is RunState.FINISHED:
             logger.info("%s holds this very run, finished: nothing to do", directory.path)
+            on_main_rank(accelerator, lambda: StatusWriter(directory.path, "distill").ended("finished"))
         else:
-            train_all(config, accelerator, directory)
+            with attempt(config, accelerator, directory, "distill") as this_attempt:
+                train_all(config, accelerator, directory, this_attempt)
         on_main_rank(accelerator, lambda: write_card(config, directory))
         figures = on_main_rank(accelerator, lambda: figures_of(directory))
     accelerator.end_training()
     return figures
 
 
-def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirectory) -> None:
+def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirectory, this_attempt: Attempt) -> None:
     """Everything between an open run directory and its summary."""
     if config.run.deterministic:
         use_deterministic_algorithms()
@@ -83,7 +88,7 @@ def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirecto
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
     labels_task = task(config, data.label_names)
-    session = Session(config, accelerator, directory, data, labels_task, describe_environment())
+    session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt)
     train_students(session, find_teacher(session))
 
 
@@ -186,7 +191,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         "facts": facts,
     }
     control = session.directory.part("control")
-    if config.run.control and not on_main_rank(accelerator, lambda: control.is_finished):
+    if config.run.control and not on_main_rank(accelerator, lambda: is_done(control, shared["budget"].steps)):
         loss = without_teacher(config.objective)
         run = model_run(
             session, job_type="control", directory=control, objective=loss, teacher=None, loader=labelled, **shared

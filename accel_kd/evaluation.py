@@ -28,11 +28,21 @@ class Scores:
 class Evaluator:
     """One split, ready to be scored again and again in the same order."""
 
-    def __init__(self, accelerator: Accelerator, task: Task, split: TokenisedSplit, batch_size: int) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        task: Task,
+        split: TokenisedSplit,
+        batch_size: int,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check_stop` is called before each batch, on all ranks together, and raises where the run is to stop."""
         assert (split.labels != IGNORED_LABEL).all(), "an example without a label cannot be scored"
         self._accelerator = accelerator
         self._task = task
         self._split = split
+        self._check_stop = check_stop
+        self.batch_size = batch_size
         shard = Shard(accelerator.process_index, accelerator.num_processes)
         self._loader = EvaluationLoader(split, batch_size=batch_size, shard=shard)
         self._teacher_logits: list[Tensor] | None = None
@@ -64,6 +74,7 @@ class Evaluator:
     def _score(self, signal: Callable[[Batch], Signal], keep_in: list[Tensor] | None = None) -> Scores:
         collector = RowCollector()
         for number, batch in enumerate(self._loader):
+            self._check_stop()
             batch = batch.to(self._accelerator.device)
             logits = signal(batch).logits
             teacher_logits = None

@@ -1,11 +1,12 @@
 """One model trained, kept, tested and recorded: a student, the same student without its teacher, or a teacher.
 
-fresh model -> prepare -> loop (evaluate, keep) -> the kept weights read back -> test -> predictions, summary
+newest checkpoint, or a fresh model -> prepare -> loop (evaluate, keep, save) -> the kept weights exported and read back
+-> test -> predictions, summary
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import get_grad_scaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from accel_kd.checkpoints.reader import Checkpoint
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.seeding import seed_everywhere, seed_rank
+from accel_kd.errors import StopRequested, UserError
 from accel_kd.evaluation import Evaluator, Scores
 from accel_kd.export.model_folder import read_weights, write_model
 from accel_kd.export.predictions import write_predictions
@@ -28,10 +31,14 @@ from accel_kd.signals import IGNORED_LABEL
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import RunRecord, RunStatus, Tracker
-from accel_kd.training.loop import LoopResult, LoopSettings, train
+from accel_kd.training.checkpointing import CheckpointSettings, Trained, TrainingCheckpoints, newest_checkpoint
+from accel_kd.training.health import NonFiniteSteps, explained_lack_of_memory
+from accel_kd.training.loop import Loop, LoopSettings, LoopState, Surroundings
 from accel_kd.training.optimizer import adamw, learning_rate_schedule
 from accel_kd.training.progress import progress_for
 from accel_kd.training.step import EagerStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,9 @@ class ModelRun:
     test: Evaluator | None
     loop: LoopSettings
     optimizer: OptimizerSettings
+    checkpoints: CheckpointSettings
+    keep_when_finished: bool
+    max_nonfinite_steps: int
     keep: str
     seed: int
     record: RunRecord
@@ -68,63 +78,122 @@ class ModelRun:
     bar: bool | None
     facts: Mapping[str, Any]
     """Further entries of the summary: the teacher's scores, say."""
+    check_stop: Callable[[], None]
+    """Called by all ranks between two steps; raises where the run is to stop."""
+    reached: Callable[[int], None]
+    """Called on rank 0 with the step of each checkpoint that is safe."""
+
+
+def is_done(directory: RunDirectory, total_steps: int) -> bool:
+    """Whether the model in `directory` was trained for as many steps, or ended early of itself."""
+    if not directory.is_finished:
+        return False
+    summary = directory.read_summary()
+    return bool(summary["train/stopped_early"]) or summary["train/steps"] >= total_steps
 
 
 def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
-    """Trains the model of `run`; its exported weights, predictions and summary are in the run's directory afterwards.
+    """Trains the model of `run`, from its newest checkpoint if there is one; its exported weights, predictions and
+    summary are in the run's directory afterwards.
 
     Returns:
         The summary, the same on every rank.
 
     Raises:
-        UserError: a tracker that was asked for cannot start.
-        RunFailure: a loss is not finite.
+        UserError: a tracker that was asked for cannot start, or a finished run is to go on and has no checkpoint.
+        RunFailure: too many losses or gradients are not finite, or a disk or a device is full.
+        StopRequested: the run was asked to stop.
     """
-    on_main_rank(accelerator, run.directory.set_aside)
-    on_main_rank(accelerator, lambda: run.tracker.start(run.record))
+    checkpoint = newest_checkpoint(accelerator, run.checkpoints.root)
+    if checkpoint is None and on_main_rank(accelerator, lambda: run.directory.is_finished):
+        raise UserError(
+            f"training.epochs: {run.directory.path} holds a finished {run.title} run without a checkpoint to go on "
+            "from (checkpoint.when_finished); choose another run.directory"
+        )
+    num_rows = 0 if checkpoint is None else checkpoint.state["loop"]["num_rows"]
+    on_main_rank(accelerator, lambda: run.tracker.start(run.record, num_rows))
     status = RunStatus.FAILED
     try:
-        summary = _train_and_test(accelerator, run)
+        training = _Training(accelerator, run, checkpoint)
+        summary = _train_and_test(accelerator, run, training)
         status = RunStatus.FINISHED
+    except StopRequested:
+        status = RunStatus.STOPPED
+        raise
     finally:
         # On an error the other ranks may be gone: nothing collective here.
         if accelerator.is_main_process:
             run.tracker.finish(status)
     on_main_rank(accelerator, lambda: run.directory.write_summary(summary))
+    training.checkpoints.finish(run.keep_when_finished)
     return summary
 
 
-def _train_and_test(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
+class _Training:
+    """A model with all that trains it, fresh or as a checkpoint has it."""
+
+    def __init__(self, accelerator: Accelerator, run: ModelRun, checkpoint: Checkpoint | None) -> None:
+        seed_everywhere(run.seed)
+        self.model = run.make_model()
+        self.num_parameters = self.model.num_parameters()
+        if accelerator.scaler is not None:
+            # The loss scale of the model before must not reach this one.
+            accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
+        rates = run.optimizer
+        raw_optimizer = adamw(
+            self.model, rates.learning_rate, rates.weight_decay, scaled_loss=accelerator.scaler is not None
+        )
+        schedule = learning_rate_schedule(raw_optimizer, rates.schedule, run.loop.total_steps, rates.warmup_fraction)
+        self.prepared, self.optimizer = accelerator.prepare(self.model, raw_optimizer)
+        seed_rank(run.seed, accelerator.process_index)
+        self.step = EagerStep(
+            accelerator,
+            self.prepared,
+            self.optimizer,
+            schedule,
+            run.task,
+            run.objective,
+            run.teacher,
+            rates.max_grad_norm,
+        )
+        self.meter = StepMeter(accelerator)
+        loss_scale = None if accelerator.scaler is None else lambda: float(accelerator.scaler.get_scale())
+        self.non_finite = NonFiniteSteps(run.max_nonfinite_steps, run.loader.ids_of_step, loss_scale)
+        trained = Trained(self.model, raw_optimizer, schedule, run.teacher, self.meter, self.non_finite)
+        self.checkpoints = TrainingCheckpoints(accelerator, run.checkpoints, trained, run.reached)
+        self.state = LoopState()
+        if checkpoint is not None:
+            if accelerator.num_processes > 2:
+                self.step.rehearse(next(run.loader.epoch(0)))
+            self.state = self.checkpoints.restore(checkpoint)
+            is_longer = checkpoint.state["total_steps"] < run.loop.total_steps
+            if is_longer and (rates.schedule != "constant" or rates.warmup_fraction) and accelerator.is_main_process:
+                logger.warning(
+                    "training.epochs: the learning rate follows the longer run from here on; what comes is neither the "
+                    "shorter run nor the longer one from its start (those differ in training.schedule and warm-up)"
+                )
+            logger.info(
+                "%s: goes on after step %d of %d, from %s",
+                run.title, self.state.steps, run.loop.total_steps, checkpoint.path,
+            )  # fmt: skip
+
+
+def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training) -> dict[str, Any]:
     if run.teacher is not None:
         missing = run.objective.needs.missing_from(run.teacher.provides)
         assert not missing, f"the objective needs {missing}, which the teacher does not provide"
-    started = time.perf_counter()
-    seed_everywhere(run.seed)
-    model = run.make_model()
-    num_parameters = model.num_parameters()
-    if accelerator.scaler is not None:
-        # The loss scale of the model before must not reach this one.
-        accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
-    raw_optimizer = adamw(
-        model,
-        run.optimizer.learning_rate,
-        run.optimizer.weight_decay,
-        scaled_loss=accelerator.scaler is not None,
-    )
-    schedule = learning_rate_schedule(
-        raw_optimizer, run.optimizer.schedule, run.loop.total_steps, run.optimizer.warmup_fraction
-    )
-    prepared, optimizer = accelerator.prepare(model, raw_optimizer)
-    seed_rank(run.seed, accelerator.process_index)
-    step = EagerStep(
-        accelerator, prepared, optimizer, schedule, run.task, run.objective, run.teacher, run.optimizer.max_grad_norm
-    )
-    result, meter, scores = _fit(accelerator, run, step, model)
-    read_weights(accelerator.unwrap_model(prepared), run.directory.model)
-    test = None if run.test is None else run.test.score(prepared)
-    accelerator.free_memory(prepared, optimizer)
-    summary = _summary(accelerator, run, result, meter, scores, test)
-    summary |= {"num_parameters": num_parameters, "perf/seconds": time.perf_counter() - started}
+    own = run.loader.batch_size // run.loader.accumulation // accelerator.num_processes
+    with explained_lack_of_memory(own, run.validation.batch_size):
+        scores = _fit(accelerator, run, training)
+        if run.keep == "best":
+            training.checkpoints.load_best(training.state.best[0].step)
+        on_main_rank(accelerator, lambda: write_model(training.model, run.tokenizer, run.directory.model))
+        read_weights(accelerator.unwrap_model(training.prepared), run.directory.model)
+        if scores is None:  # an earlier attempt scored these weights
+            scores = run.validation.score(training.prepared)
+        test = None if run.test is None else run.test.score(training.prepared)
+    accelerator.free_memory(training.prepared, training.optimizer)
+    summary = _summary(accelerator, run, training, scores, test)
     on_main_rank(accelerator, lambda: _record(run, summary, scores, test))
     by_label = {"validation": run.task.accuracy_by_label(scores.rows)}
     if test is not None:
@@ -132,64 +201,76 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     return summary | {"accuracy_by_label": by_label}
 
 
-def _fit(
-    accelerator: Accelerator, run: ModelRun, step: EagerStep, model: PreTrainedModel
-) -> tuple[LoopResult, StepMeter, Scores]:
-    """The loop, and the validation scores of the student that was kept."""
-    meter = StepMeter(accelerator)
-    progress = progress_for(run.title, run.loop.total_steps, is_main=accelerator.is_main_process, bar=run.bar)
+def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores | None:
+    """The loop, and the validation scores of the student that is kept; None where this attempt did not score it."""
+    progress = progress_for(
+        run.title,
+        run.loop.total_steps,
+        is_main=accelerator.is_main_process,
+        bar=run.bar,
+        done=training.state.steps,
+    )
     latest: list[Scores] = []
-    kept: list[Scores] = []
+    kept: dict[int, Scores] = {}
 
     def evaluate() -> dict[str, float]:
-        latest[:] = [run.validation.score(step.model)]
+        latest[:] = [run.validation.score(training.prepared)]
         return latest[0].metrics
 
-    def keep(improved: bool) -> None:
-        if improved or run.keep == "last":
-            kept[:] = latest
-        if improved and run.keep == "best":
-            on_main_rank(accelerator, lambda: write_model(model, run.tokenizer, run.directory.model))
+    def keep(is_among_best: bool) -> None:
+        state = training.state
+        if run.keep == "last" or state.best[0].step == state.steps:
+            kept.clear()
+            kept[state.steps] = latest[0]
+        if is_among_best and run.checkpoints.keep_best:
+            with training.checkpoints.waiting():
+                training.checkpoints.keep_best(state.steps)
 
     def log(rows: Sequence[Mapping[str, float]]) -> None:
         for row in rows:
             run.tracker.log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
+    def save() -> None:
+        with training.checkpoints.waiting():
+            run.tracker.flush()
+            training.checkpoints.save(training.state)
+
+    start_epoch = run.teacher.start_epoch if run.teacher is not None else lambda epoch: None
+    around = Surroundings(evaluate, log, keep, save, run.check_stop, start_epoch, progress)
+    loop = Loop(training.step, run.loader, run.loop, training.state, training.meter, training.non_finite, around)
     try:
-        result = train(
-            step,
-            run.loader,
-            run.loop,
-            meter=meter,
-            evaluate=evaluate,
-            log=log,
-            keep=keep,
-            progress=progress,
-            start_epoch=run.teacher.start_epoch if run.teacher is not None else lambda epoch: None,
-        )
+        loop.run()
+    except StopRequested:
+        training.checkpoints.wait()
+        raise
     finally:
         progress.close()
-    if run.keep == "last":
-        on_main_rank(accelerator, lambda: write_model(model, run.tokenizer, run.directory.model))
-    return result, meter, kept[0]
+    with training.checkpoints.waiting():
+        training.checkpoints.wait()
+    return kept.get(training.state.best[0].step if run.keep == "best" else training.state.steps)
 
 
 def _summary(
-    accelerator: Accelerator, run: ModelRun, result: LoopResult, meter: StepMeter, scores: Scores, test: Scores | None
+    accelerator: Accelerator, run: ModelRun, training: _Training, scores: Scores, test: Scores | None
 ) -> dict[str, Any]:
-    kept_step = result.best_step if run.keep == "best" else result.steps
+    state, meter = training.state, training.meter
+    kept_step = state.best[0].step if run.keep == "best" else state.steps
     how = f"the best evaluation by {run.loop.metric}" if run.keep == "best" else "the last"
     device = accelerator.device
     return {
         **{f"eval/{name}": value for name, value in scores.metrics.items()},
         **({} if test is None else {f"test/{name}": value for name, value in test.metrics.items()}),
         **run.facts,
-        "train/steps": result.steps,
-        "train/stopped_early": result.stopped_early,
+        "train/steps": state.steps,
+        "train/stopped_early": state.stopped_early,
         "kept_step": kept_step,
         "kept": f"The weights of step {kept_step} were kept ({how}).",
+        "train/nonfinite_steps": training.non_finite.num_steps,
+        "num_parameters": training.num_parameters,
+        "perf/seconds": training.checkpoints.seconds,
         "perf/samples_per_second": meter.samples_per_second,
         "perf/training_seconds": meter.seconds,
+        "perf/checkpoint_seconds": training.checkpoints.seconds_waited,
         "num_labels": len(run.task.label_names),
         "num_labelled": int((run.loader.split.labels != IGNORED_LABEL).sum()),
         "num_examples": {

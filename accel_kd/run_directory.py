@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _OF_TEACHER = {"teacher", "cache"}
 """Parts of a run that no student had a share in."""
+_BESIDE = {"status.json", "stop", "slurm"}
+"""What batch scripts and people put beside a run, or read; a directory with nothing else holds none."""
 
 
 class RunState(StrEnum):
@@ -62,6 +64,11 @@ class RunDirectory:
         return self.path / "predictions"
 
     @property
+    def checkpoints(self) -> Path:
+        """What an unfinished training goes on from."""
+        return self.path / "checkpoints"
+
+    @property
     def wandb_run_id(self) -> Path:
         """The id under which Weights & Biases knows this run."""
         return self.path / "wandb_run_id"
@@ -74,22 +81,6 @@ class RunDirectory:
     def part(self, name: str, model_name: str = "student") -> RunDirectory:
         """The directory of a model beside the student: `teacher` or `control`."""
         return RunDirectory(self.path / name, model_name)
-
-    def set_aside(self) -> None:
-        """Moves what an unfinished attempt left to `attempts/<n>/`, so that nothing of it is lost."""
-        leftovers = [self.metrics, self.predictions, self.wandb_run_id, self.path / "wandb", self.model]
-        # An export that was killed half-way leaves the model under one of these names.
-        leftovers += [self.path / f".{self.model_name}.{part}" for part in ("old", "new")]
-        present = [path for path in leftovers if path.exists()]
-        if not present:
-            return
-        attempts = self.path / "attempts"
-        # Above the highest and not as many as there are: an attempt may have been deleted by hand.
-        taken = [int(entry.name) for entry in attempts.glob("*") if entry.name.isdecimal()]
-        target = attempts / str(max(taken, default=0) + 1)
-        target.mkdir(parents=True)
-        for path in present:
-            path.rename(target / path.name)
 
     def read_summary(self) -> dict[str, Any]:
         """The final figures."""
@@ -109,6 +100,7 @@ def open_run(
     old_settings: Callable[[str], Mapping[str, Any]],
     resume: str,
     of_teacher: Callable[[Any], Mapping[str, Any]] = lambda settings: settings,
+    lengthened: Callable[[Any, Any], Mapping[str, Any]] = lambda old, new: old,
 ) -> RunState:
     """Decides what `directory`, which is there and `in_use`, is to this run; writes the recipe unless it is finished.
 
@@ -119,13 +111,15 @@ def open_run(
         old_settings: reads the same of a recipe text that is there.
         resume: `never` refuses an unfinished run; that `must` finds one is for the caller to see to.
         of_teacher: what of the settings makes the teacher; the rest may differ where no student was begun.
+        lengthened: the old settings with the new length, where the new ones ask for more of the same; else as they are.
 
     Raises:
         UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.
     """
     path = directory.path
     there = set(path.iterdir())
-    beside_recipe = {entry for entry in there if entry != directory.config and not entry.name.startswith(".")}
+    known = {directory.config.name, *_BESIDE}
+    beside_recipe = {entry for entry in there if entry.name not in known and not entry.name.startswith(".")}
     # A recipe alone is what a run leaves that was refused before it began: the next attempt takes its place.
     if not beside_recipe or not directory.config.is_file():
         if beside_recipe:
@@ -135,7 +129,9 @@ def open_run(
     state = RunState.FINISHED if directory.is_finished else RunState.UNFINISHED
     if resume == "never":
         raise UserError(f"run.directory: {path} holds a run that is {state}; choose another (run.resume is never)")
-    old = old_settings(directory.config.read_text(encoding="utf-8"))
+    there_before = old_settings(directory.config.read_text(encoding="utf-8"))
+    old = lengthened(there_before, settings)
+    is_longer = old != there_before
     if {entry.name for entry in beside_recipe} <= _OF_TEACHER:
         old, settings = of_teacher(old), of_teacher(settings)
     differences = _differences(old, settings)
@@ -144,6 +140,9 @@ def open_run(
             f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "
             "choose another run.directory"
         )
+    if state is RunState.FINISHED and is_longer:
+        logger.info("%s holds this very run, finished, and is given more steps", path)
+        state = RunState.UNFINISHED
     if state is RunState.UNFINISHED:
         write_atomically(directory.config, config_text)  # what may differ is now as this start says
     return state
@@ -166,8 +165,9 @@ def in_use(directory: RunDirectory) -> Iterator[None]:
         raise UserError(f"run.directory: {path} cannot be made or written: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Not `flock`: processes that this one starts would share it, and outlive it by seconds where it is killed.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise UserError(f"run.directory: {path} is in use by a run that is going on; choose another") from error
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s cannot be locked (%s): start no second run in it", path, error.strerror)

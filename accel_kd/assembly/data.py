@@ -79,7 +79,8 @@ def held_out(session: Session, splits: Mapping[str, TokenisedSplit]) -> HeldOut:
     """The splits that are scored, ready for it."""
 
     def evaluator(split: TokenisedSplit) -> Evaluator:
-        return Evaluator(session.accelerator, session.task, split, session.config.evaluation.micro_batch_size)
+        size, check = session.config.evaluation.micro_batch_size, session.attempt.stop.check
+        return Evaluator(session.accelerator, session.task, split, size, check)
 
     return HeldOut(evaluator(splits["validation"]), evaluator(splits["test"]) if "test" in splits else None)
 

@@ -25,6 +25,7 @@ from accel_kd.tracking import (
     Tracker,
     WandbTracker,
 )
+from accel_kd.training.checkpointing import CheckpointSettings
 from accel_kd.training.loop import LoopSettings
 
 
@@ -62,6 +63,7 @@ def model_run(
     """One model's training; `facts` are further entries of its summary."""
     config = session.config
     metric = config.evaluation.metric
+    part = "student" if job_type == "distill" else job_type
     return ModelRun(
         title=job_type,
         directory=directory,
@@ -76,6 +78,9 @@ def model_run(
         loop=LoopSettings(
             total_steps=budget.steps,
             evaluate_every=budget.steps_per_evaluation,
+            save_every=config.checkpoint.every_steps,
+            # Early stopping compares with the best, whether or not its weights are kept.
+            keep_best=max(1, config.checkpoint.keep_best),
             log_every=config.tracking.log_every_steps,
             # A teacher that is being made cannot be compared with itself.
             metric="accuracy" if job_type == "teacher" and metric.startswith("teacher_") else metric,
@@ -88,12 +93,31 @@ def model_run(
             warmup_fraction=training.warmup_fraction,
             max_grad_norm=training.max_grad_norm,
         ),
+        checkpoints=CheckpointSettings(
+            root=directory.checkpoints,
+            keep_last=config.checkpoint.keep_last,
+            keep_best=config.checkpoint.keep_best,
+            background=config.checkpoint.background,
+            seed=training.seed,
+            facts={
+                "config": config.model_dump(mode="json"),
+                "environment": session.environment,
+                "total_steps": budget.steps,
+                "steps_per_epoch": loader.steps_per_epoch,
+            },
+            tracker_run_id=directory.wandb_run_id,
+        ),
+        # Students may be given more epochs; what a teacher learnt longer would be another run's.
+        keep_when_finished=config.checkpoint.when_finished == "keep" and job_type != "teacher",
+        max_nonfinite_steps=training.max_nonfinite_steps,
         keep=config.evaluation.keep,
         seed=training.seed,
         record=run_record(session, job_type),
         tracker=tracker_of(session, directory),
         bar=config.run.progress,
         facts=facts,
+        check_stop=session.attempt.stop.check,
+        reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
     )
 
 
@@ -105,7 +129,9 @@ def tracker_of(session: Session, directory: RunDirectory) -> Tracker:
     section = session.config.tracking
     if section.mode == "disabled":
         return jsonl
-    wandb = WandbTracker(section.mode, section.project, section.entity, directory.path, directory.wandb_run_id)
+    wandb = WandbTracker(
+        section.mode, section.project, section.entity, directory.path, directory.wandb_run_id, directory.metrics
+    )
     return CompositeTracker([jsonl, wandb])
 
 

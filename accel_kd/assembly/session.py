@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from accelerate import Accelerator
 from pydantic import ValidationError
 
+from accel_kd.assembly.attempt import Attempt
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
@@ -34,6 +36,7 @@ class Session:
     data: LabelledSplits
     task: SequenceClassification
     environment: dict[str, Any]
+    attempt: Attempt
 
 
 def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
@@ -42,7 +45,7 @@ def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
     Raises:
         UserError: the launch is not what it claims to be; see `startup.start`.
     """
-    accelerator = startup.start(config.training.precision)
+    accelerator = startup.start(config.training.precision, config.run.rank_timeout)
     logger.info("start: %s", startup.describe(accelerator))
     in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
     return accelerator, config.model_copy(update={"training": in_force})
@@ -69,6 +72,7 @@ def open_run_directory(config: RunConfig, until: ExitStack) -> RunState:
         settings=_identity(config.model_dump(mode="json")),
         old_settings=_identity_of_text,
         of_teacher=_what_makes_the_teacher,
+        lengthened=_lengthened,
         resume=config.run.resume,
     )
 
@@ -80,25 +84,46 @@ def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
 
 def _identity_of_text(text: str) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(text)
-        with contextlib.suppress(ValidationError):  # an older recipe lacks settings that have come since: the defaults
-            settings = RunConfig.model_validate(settings).model_dump(mode="json")
-        return _identity(settings)
+        return _identity(_settings_of(text))
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
             "run.directory: it holds a config.yaml that no run wrote; choose another run.directory"
         ) from error
 
 
+def _settings_of(text: str) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(text)
+    with contextlib.suppress(ValidationError):  # an older recipe lacks settings that have come since: the defaults
+        settings = RunConfig.model_validate(settings).model_dump(mode="json")
+    return settings
+
+
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that make a run what it is: not where it lies, how it is shown, tracked, or gone on with."""
-    kept = {name: value for name, value in settings.items() if name != "tracking"}
-    kept["run"] = {k: v for k, v in settings["run"].items() if k not in {"directory", "resume", "progress"}}
+    """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
+    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint"}}
+    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout"}
+    kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
     # How a store is found, filled and looked over, not what is in it.
     kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k != "on_missing"}
     if "store" in kept["teacher"]:
         kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
+    not_of_it = {"max_nonfinite_steps", "num_workers"}
+    kept["training"] = {k: v for k, v in settings["training"].items() if k not in not_of_it}
     return kept
+
+
+def _lengthened(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the epochs and steps of `new`, where these are more and the teacher stays the same."""
+    before, now = old["training"], new["training"]
+    has_more_epochs = now["epochs"] >= before["epochs"]
+    has_more_steps = _or_endless(now["max_steps"]) >= _or_endless(before["max_steps"])
+    longer = {**old, "training": {**before, "epochs": now["epochs"], "max_steps": now["max_steps"]}}
+    teacher_stays = _what_makes_the_teacher(longer) == _what_makes_the_teacher(old)
+    return longer if has_more_epochs and has_more_steps and teacher_stays else old
+
+
+def _or_endless(steps: int | None) -> float:
+    return math.inf if steps is None else steps
 
 
 def _what_makes_the_teacher(identity: dict[str, Any]) -> dict[str, Any]:

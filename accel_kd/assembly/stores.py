@@ -210,9 +210,20 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         section.tokens_per_batch, accelerator.process_index, accelerator.num_processes, session.config.run.progress
     )
     shards = [missing[part] for part in plan]
+    there = len(place.rows) - len(missing)
     on_every_rank(
         accelerator,
-        lambda: capture(source, place.rows, shards, place.description, place.encoding, place.columns, settings),
+        lambda: capture(
+            source,
+            place.rows,
+            shards,
+            place.description,
+            place.encoding,
+            place.columns,
+            settings,
+            session.attempt.stop,
+            lambda num_rows: session.attempt.status.reached("cache", there + num_rows, len(place.rows)),
+        ),
     )
 
 
@@ -220,6 +231,7 @@ def _wait_for(session: Session, lock: WriterLock, folder: Path, sleep: Callable[
     """All ranks look together, so that none waits in a collective for longer than that allows."""
     said = False
     while not on_main_rank(session.accelerator, lock.acquire):
+        session.attempt.stop.check_now()
         if not said:
             logger.info("store: another job writes to %s; waiting for it", folder)
             said = True

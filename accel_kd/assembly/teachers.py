@@ -25,7 +25,7 @@ from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.cached import CachedTeacher
 from accel_kd.teachers.streaming import STEADY_ROWS
-from accel_kd.teachers.write_through import WriteThroughTeacher
+from accel_kd.teachers.write_through import ScoringTeacher, WriteThroughTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,9 @@ def _write_through(
         lock.release()
 
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
-    scoring: TeacherSource = source if keeps_all else streaming_teacher(session, teacher, teacher.columns)
+    scoring: TeacherSource = ScoringTeacher(source)
+    if not keeps_all:
+        scoring = streaming_teacher(session, teacher, teacher.columns)
     return TeacherForRun(source, scoring, splits, {"store/path": str(place.folder)}, finish)
 
 

@@ -243,6 +243,8 @@ def _check_sampled(encoding: SampledEncodingConfig, objective: ObjectiveConfig) 
 
 
 def _check_metric(config: RunConfig) -> None:
+    if config.evaluation.keep == "best" and config.checkpoint.keep_best == 0:
+        raise UserError("checkpoint.keep_best: 0, but evaluation.keep is best; set it to 1, or evaluation.keep=last")
     metric, known = config.evaluation.metric, (*_METRICS, *_OUT_OF_SCOPE_METRICS, *_TEACHER_METRICS)
     if metric not in known:
         raise UserError(f"evaluation.metric: {metric!r} is unknown; it may be {', '.join(known)}")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from accel_kd.config.fields import IN_SECONDS, Seconds
 from accel_kd.config.schema import RunConfig
 
 
@@ -63,6 +64,8 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _takes(field: FieldInfo) -> str:
+    if field.annotation == Seconds | None or IN_SECONDS in field.metadata:
+        return "duration: seconds, or as in `90s`, `2m`, `1h`"
     return _name(field.annotation).replace("|", "\\|")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from accel_kd.config.fields import Count, Fraction, Integer, NonNegative, OpenFraction, Positive, Section, Seed
+from accel_kd.config.fields import Count, Fraction, Integer, NonNegative, OpenFraction, Positive, Seconds, Section, Seed
 from accel_kd.config.model_sections import StudentConfig, TeacherConfig
 from accel_kd.config.objective_section import ObjectiveConfig
 
@@ -92,6 +92,9 @@ class TrainingConfig(Section):
     """Put texts of like length into one batch; the order depends on seed and epoch only."""
     seed: Seed = 42
     """Seed of new weights, of the order and of dropout."""
+    max_nonfinite_steps: Annotated[Integer, Field(ge=0)] = 0
+    """Steps whose loss or gradient may be infinite or NaN; they change no weight, and one more ends the run. Under fp16
+    those that only lower the loss scale are not counted."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better `evaluation.metric`."""
     num_workers: Annotated[Integer, Field(ge=0)] = 0
@@ -108,6 +111,19 @@ class EvaluationConfig(Section):
     `in_scope_accuracy`, `out_of_scope_recall`, `teacher_agreement` or `teacher_kl`."""
     keep: Literal["best", "last"] = "best"
     """Which student is exported and tested."""
+
+
+class CheckpointConfig(Section):
+    every_steps: Count | None = None
+    """Write a checkpoint after this many steps; default with every evaluation. One is written at each stop too."""
+    keep_last: Count = 2
+    """Checkpoints that are kept; the one before the newest is for the day when the newest is damaged."""
+    keep_best: Annotated[Integer, Field(ge=0)] = 1
+    """Weights of this many of the best evaluations that are kept, by `evaluation.metric`."""
+    background: bool = False
+    """Write while training goes on; it waits for a copy of the state only. Takes memory for that copy."""
+    when_finished: Literal["keep", "delete"] = "keep"
+    """The last checkpoint of a finished run: keep it, so that the run can be given more epochs, or delete it."""
 
 
 class TrackingConfig(Section):
@@ -135,8 +151,12 @@ class RunSection(Section):
     directory: str | None = None
     """Where everything of this run goes; default `runs/<recipe>`."""
     resume: Literal["auto", "must", "never"] = "auto"
-    """A directory that holds an unfinished run: auto goes on with the models that are ready in it, must insists that
-    there is one, never refuses it. A finished run is never trained again."""
+    """A directory that holds an unfinished run: auto goes on with it from its newest checkpoint, must insists that
+    there is one, never refuses it. A finished run is never trained again, but for more epochs."""
+    stop_before: Seconds | None = None
+    """Stop this long before the end of the job, as SLURM_JOB_END_TIME or ACCEL_KD_END_TIME give it: `120s`, `2m`."""
+    rank_timeout: Seconds = 1800.0
+    """How long a rank waits for one that no longer answers before the run ends."""
     control: bool = False
     """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
     progress: bool | None = None
@@ -155,5 +175,6 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunSection = RunSection()

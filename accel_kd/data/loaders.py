@@ -5,6 +5,8 @@ order of the epoch -> global batches -> one even share a (rank, accumulation ste
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,9 @@ from accel_kd.signals import IGNORED_LABEL, Batch, GlobalCounts, StepBatches
 _BATCHES_A_GROUP = 50
 """Lengths are sorted within this many batches' worth of shuffled examples: enough to pad little, few enough that the
 make-up of a batch changes from epoch to epoch."""
+
+_SIGNAL_AT_DEATH_OF_PARENT = 1
+"""`PR_SET_PDEATHSIG` of Linux."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,9 @@ class TrainingLoader:
             batches.extend(_cut(by_length, self.batch_size))
         return [batches[number] for number in generator.permutation(len(batches))]
 
-    def epoch(self, epoch: int) -> Iterator[StepBatches]:
-        """The steps of `epoch`, each with all its micro-batches on this rank."""
-        batches = self.global_batches(epoch)
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
+        """The steps of `epoch` from its `first_step` on, each with all its micro-batches on this rank."""
+        batches = self.global_batches(epoch)[first_step:]
         shares = [share for rows in batches for share in self._shares(rows)]
         micro_batches = iter(
             DataLoader(
@@ -104,12 +109,18 @@ class TrainingLoader:
                 collate_fn=_as_is,
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
+                worker_init_fn=_leave_signals_to_the_trainer,
                 # A loader draws a seed when it starts; from a generator of its own, so that dropout does not notice.
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
         for rows in batches:
             yield StepBatches(epoch, [next(micro_batches) for _ in range(self.accumulation)], self._counts(rows))
+
+    def ids_of_step(self, step: int) -> list[str]:
+        """The examples of the `step`-th optimizer step of a run, from 1, over all ranks."""
+        epoch, number = divmod(step - 1, self.steps_per_epoch)
+        return [self.split.ids[row] for row in self.global_batches(epoch)[number]]
 
     def _shares(self, rows: NDArray[np.int64]) -> list[_Share]:
         """This rank's part of one global batch: every `world_size`-th of its even pieces."""
@@ -146,6 +157,16 @@ class EvaluationLoader:
 
 def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to a whole job reaches workers too, and the trainer, which stops at the end of its step, needs them.
+
+    They go when it goes, however it does.
+    """
+    ctypes.CDLL(None).prctl(_SIGNAL_AT_DEATH_OF_PARENT, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Sequence[Batch]) -> Sequence[Batch]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType, GradientAccumulationPlugin
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.errors import UserError
@@ -29,11 +35,12 @@ _STRATEGIES = {
 }
 
 
-def start(precision: str | None) -> Accelerator:
+def start(precision: str | None, rank_timeout_seconds: float = 1800.0) -> Accelerator:
     """The accelerator of this process.
 
     Args:
         precision: `no`, `bf16` or `fp16`; None takes what the launcher was told.
+        rank_timeout_seconds: how long a rank waits for the others in a collective.
 
     Raises:
         UserError: the launcher asked for another number of processes, another precision or a strategy that this
@@ -66,6 +73,7 @@ def start(precision: str | None) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
             # So is accumulation: a count in the environment would divide every gradient once more.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=rank_timeout_seconds))],
         )
     except (ValueError, RuntimeError) as error:  # a variable or a device that the launcher counts on is not there
         raise UserError(f"launch: Accelerate cannot start from what the launcher set: {error}") from error

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from accel_kd.errors import RunFailure
-
 
 @dataclass(frozen=True)
 class StepRecord:
     """What a step leaves behind: its losses by name, still this rank's share of the global mean, the gradient norm
-    before clipping (equal on all ranks) if it was taken, and what is known on the host anyway."""
+    before clipping (equal on all ranks), and what is known on the host anyway."""
 
     step: int
     epoch: float
     learning_rate: float
     num_examples: int
     losses: dict[str, Tensor]
-    gradient_norm: Tensor | None
+    gradient_norm: Tensor
 
 
 class StepMeter:
@@ -54,7 +50,7 @@ class StepMeter:
         names = list(self._records[0].losses)
         losses = torch.stack([torch.stack([record.losses[name] for name in names]) for record in self._records])
         losses = self._accelerator.reduce(losses, reduction="sum").tolist()
-        norms = [None if r.gradient_norm is None else float(r.gradient_norm) for r in self._records]
+        norms = torch.stack([record.gradient_norm.float() for record in self._records]).tolist()
         self.seconds += time.perf_counter() - self._started
         self.num_examples += sum(record.num_examples for record in self._records)
         rows = []
@@ -65,8 +61,7 @@ class StepMeter:
                 "train/learning_rate": record.learning_rate,
             }
             row |= {f"train/{name}": value for name, value in zip(names, values, strict=True)}
-            if norm is not None:
-                row["train/gradient_norm"] = norm
+            row["train/gradient_norm"] = norm
             rows.append(row)
         self._records.clear()
         self.resume_clock()
@@ -76,17 +71,3 @@ class StepMeter:
     def samples_per_second(self) -> float:
         """Training rate over all ranks so far."""
         return self.num_examples / self.seconds if self.seconds else 0.0
-
-
-def refuse_non_finite(rows: Sequence[Mapping[str, float]]) -> None:
-    """Ends the run at a loss that is not a number; the rows are reduced, so that all ranks end it alike.
-
-    Raises:
-        RunFailure: the first such loss, with its step.
-    """
-    for row in rows:
-        if not math.isfinite(row["train/loss"]):
-            raise RunFailure(
-                f"train/loss is {row['train/loss']} at step {row['step']}; lower training.learning_rate, or look "
-                "at the data and the teacher of this run"
-            )

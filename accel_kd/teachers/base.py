@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from accel_kd.signals import Batch, SignalNeeds, TeacherSignal
 
@@ -22,4 +22,16 @@ class TeacherSource(Protocol):
     def signal(self, batch: Batch) -> TeacherSignal:
         """The teacher's signal for `batch`, in the data's label order, in fp32, without gradient, on the batch's
         device: logits `[N, V]`, or what is known of them."""
+        ...
+
+    def flush(self) -> None:
+        """Puts what it has collected where it outlives this process; before each checkpoint, on all ranks together."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What this rank's next signals depend on beside the batches, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave on this rank."""
         ...

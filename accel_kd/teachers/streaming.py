@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,16 @@ class StreamingTeacher:
         self._min_rows = max(min_rows, _FEWEST_ROWS)
 
     def start_epoch(self, epoch: int) -> None:
+        """Nothing to do."""
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: a signal depends on its batch alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
 
     @torch.no_grad()

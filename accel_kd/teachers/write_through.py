@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,10 +71,22 @@ class WriteThroughTeacher:
         if self._builder is not None and (self._places < 0).any():
             self._settle()
 
-    def _settle(self) -> None:
-        self._use(self._seal(self._flush))
+    def state(self) -> dict[str, Any]:
+        """Which rows are read from the store: those that were in it when this epoch began."""
+        return {"stored": np.packbits(self._places >= 0).tobytes().hex()}
 
-    def _flush(self) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Reads from the store no more than before: what came later was streamed, and is so again."""
+        stored = np.unpackbits(np.frombuffer(bytes.fromhex(state["stored"]), dtype=np.uint8), count=len(self._places))
+        later = (self._places >= 0) & (stored == 0)
+        self._places[later] = -1
+        self._kept |= later
+
+    def _settle(self) -> None:
+        self._use(self._seal(self.flush))
+
+    def flush(self) -> None:
+        """Writes a shard of what is collected on this rank, if there is any."""
         if self._builder is not None and len(self._builder):
             self._write(self._builder)
 
@@ -84,11 +97,20 @@ class WriteThroughTeacher:
         rows = batch.teacher_rows.numpy()
         if self._cached is not None and (self._places[rows] >= 0).all():
             return self._cached.signal(batch)
+        return self.streamed(batch)
+
+    @torch.no_grad()
+    def streamed(self, batch: Batch) -> Signal:
+        """The teacher's own logits for the batch, whatever the store has; rows that it lacks are kept."""
+        assert batch.teacher_rows is not None, "the data were not matched with the store"
+        rows = batch.teacher_rows.numpy()
         signal = self._streaming.signal(batch)
         if self._builder is not None:
             self._keep(self._builder, rows, batch.targets.counted.cpu().numpy(), signal)
         columns = None if self._columns is None else self._columns.to(signal.logits.device)
-        return in_label_order(signal, columns)
+        in_order = in_label_order(signal, columns)
+        assert isinstance(in_order, Signal)
+        return in_order
 
     def _keep(self, builder: ShardBuilder, rows: NDArray[np.int64], counted: NDArray[np.bool_], signal: Signal) -> None:
         new = counted & (self._places[rows] < 0) & ~self._kept[rows]
@@ -108,3 +130,33 @@ class WriteThroughTeacher:
             self._places = reader.lookup(self._keys)
             columns = None if self._columns is None else self._columns.tolist()
             self._cached = CachedTeacher(reader, self._places, columns)
+
+
+class ScoringTeacher:
+    """Scores held-out splits beside a `WriteThroughTeacher`: always by the teacher's own logits.
+
+    The scores of a run must not depend on how much of the store was there when it began.
+    """
+
+    provides = StreamingTeacher.provides
+
+    def __init__(self, source: WriteThroughTeacher) -> None:
+        self._source = source
+
+    def start_epoch(self, epoch: int) -> None:
+        """Nothing to do."""
+
+    def flush(self) -> None:
+        """The source's own."""
+        self._source.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: a signal depends on its batch alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+    def signal(self, batch: Batch) -> Signal:
+        """As `WriteThroughTeacher.streamed`."""
+        return self._source.streamed(batch)

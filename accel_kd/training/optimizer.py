@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 
@@ -30,14 +30,12 @@ def adamw(
 
 def learning_rate_schedule(
     optimizer: torch.optim.Optimizer, schedule: str, total_steps: int, warmup_fraction: float
-) -> LRScheduler:
+) -> LambdaLR:
     """`linear` to 0, `cosine` to 0 or `constant`, after a rise from 0 over the first share of `total_steps`.
 
     It counts optimizer steps. It must stay out of `Accelerator.prepare`, which would advance it once a rank.
     """
     warmup_steps = math.ceil(warmup_fraction * total_steps)
     name = "constant_with_warmup" if schedule == "constant" else schedule
-    scheduler: LRScheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps
-    )
+    scheduler: LambdaLR = get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
     return scheduler

@@ -51,8 +51,8 @@ class LineProgress(SilentProgress):
 class BarProgress(SilentProgress):
     """A bar with loss, rate and time left."""
 
-    def __init__(self, title: str, total_steps: int) -> None:
-        self._bar = tqdm(total=total_steps, desc=title, unit="step", file=sys.stderr, dynamic_ncols=True)
+    def __init__(self, title: str, total_steps: int, done: int) -> None:
+        self._bar = tqdm(total=total_steps, initial=done, desc=title, unit="step", file=sys.stderr, dynamic_ncols=True)
         self._accuracy = ""
 
     def advance(self, row: dict[str, float]) -> None:
@@ -69,10 +69,10 @@ class BarProgress(SilentProgress):
         self._bar.close()
 
 
-def progress_for(title: str, total_steps: int, *, is_main: bool, bar: bool | None) -> SilentProgress:
-    """The progress of this rank; `bar` None means one where a person is watching."""
+def progress_for(title: str, total_steps: int, *, is_main: bool, bar: bool | None, done: int = 0) -> SilentProgress:
+    """The progress of this rank, after `done` steps; `bar` None means one where a person is watching."""
     if not is_main:
         return SilentProgress()
     if bar if bar is not None else sys.stderr.isatty():
-        return BarProgress(title, total_steps)
+        return BarProgress(title, total_steps, done)
     return LineProgress(title, total_steps)

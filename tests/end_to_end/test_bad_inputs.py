@@ -135,6 +135,10 @@ def finished_run() -> None:
     assert main(["distill", "recipe.yaml", "training.max_steps=1"]) == 0
 
 
+def longer_run() -> None:
+    assert main(["distill", "recipe.yaml", "training.max_steps=2"]) == 0
+
+
 def interrupted_run() -> None:
     finished_run()
     Path("run/summary.json").unlink()
@@ -805,9 +809,18 @@ RUN_DIRECTORIES = [
     ),
     BadInput(
         "finished with other settings",
-        "run.directory: run holds a run that is finished with other settings (training.max_steps: 1 there, None here; "
-        "training.seed: 42 there, 7 here); choose another run.directory",
+        "run.directory: run holds a run that is finished with other settings (training.seed: 42 there, 7 here); choose "
+        "another run.directory",
         ["training.seed=7"], finished_run,
+    ),
+    BadInput(
+        "finished and longer than is asked for now",
+        "run.directory: run holds a run that is finished with other settings (training.max_steps: 2 there, 1 here); choose "
+        "another run.directory",
+        ["training.max_steps=1"], longer_run,
+    ),
+    BadInput(
+        "no duration", "run.stop_before: must be a duration such as 90s, 2m or 1h, not 'soon'", ["run.stop_before=soon"]
     ),
     BadInput(
         "unfinished with other settings",

@@ -82,7 +82,7 @@ def test_resume_says_what_must_or_must_not_be_there(directory: RunDirectory) -> 
 
 
 def test_a_directory_in_use_is_refused_until_its_process_is_gone(directory: RunDirectory) -> None:
-    lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('locked', flush=True); input()"
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); print('locked', flush=True); input()"
     opened(directory)
     with subprocess.Popen(
         [sys.executable, "-c", lock, directory.path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -99,14 +99,6 @@ def test_what_a_killed_writer_left_does_not_stand_in_the_way(directory: RunDirec
     directory.path.mkdir(parents=True)
     (directory.path / ".config.yaml.123").write_text("half")
     assert opened(directory) is RunState.NEW
-
-
-def test_an_export_that_was_killed_half_way_is_set_aside_too(directory: RunDirectory) -> None:
-    opened(directory)
-    (directory.path / ".student.old").mkdir()
-    (directory.path / ".student.old" / "model.safetensors").write_text("weights")
-    directory.set_aside()
-    assert contents(directory.path / "attempts" / "1") == {".student.old/model.safetensors": "weights"}
 
 
 def test_a_run_with_other_settings_is_refused_and_each_difference_is_named(directory: RunDirectory) -> None:
@@ -131,44 +123,47 @@ def test_a_run_with_other_settings_is_refused_and_each_difference_is_named(direc
         opened(directory, {"data": SETTINGS["data"]})
 
 
-def test_an_unfinished_attempt_is_set_aside_with_everything_in_it(directory: RunDirectory) -> None:
+def test_what_scripts_put_beside_a_run_makes_none_and_does_not_stand_in_its_way(directory: RunDirectory) -> None:
+    (directory.path / "slurm").mkdir(parents=True)
+    (directory.path / "slurm" / "distill.sbatch").write_text("#!/bin/bash")
+    (directory.path / "stop").touch()
+    (directory.path / "status.json").write_text("{}")
+    assert opened(directory) is RunState.NEW
+    assert opened(directory, {"data": {"path": "another"}}) is RunState.NEW, "nothing was begun yet"
+
+
+def test_a_run_may_be_asked_for_more_and_a_finished_one_is_then_unfinished(directory: RunDirectory) -> None:
+    longer = {**SETTINGS, "training": {"epochs": 5, "seed": 42}}
+
+    def lengthened(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        grows = new["training"]["epochs"] > old["training"]["epochs"]
+        return {**old, "training": {**old["training"], "epochs": new["training"]["epochs"]}} if grows else old
+
+    def open_again(settings: dict[str, Any]) -> RunState:
+        with in_use(directory):
+            return open_run(
+                directory,
+                config_text=yaml.safe_dump(settings),
+                settings=settings,
+                old_settings=yaml.safe_load,
+                resume="auto",
+                lengthened=lengthened,
+            )
+
     opened(directory)
-    directory.set_aside()
-    assert contents(directory.path).keys() == {"config.yaml"}, "there was nothing to set aside"
-    teacher = directory.part("teacher", "model")
-    teacher.model.mkdir(parents=True)
-    (teacher.model / "config.json").write_text("a finished part")
-    for attempt in (1, 2, 3):
-        written = {
-            directory.metrics: f"metrics {attempt}",
-            directory.wandb_run_id: f"id {attempt}",
-            directory.predictions / "test.parquet": f"predictions {attempt}",
-            directory.model / "model.safetensors": f"weights {attempt}",
-            directory.path / "wandb" / "offline-run" / "run.wandb": f"wandb {attempt}",
-        }
-        for file, text in written.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        directory.set_aside()
-        target = directory.path / "attempts" / str(attempt)
-        assert contents(target) == {str(file.relative_to(directory.path)): text for file, text in written.items()}
-        assert not any(file.exists() for file in written)
-    assert len(contents(directory.path / "attempts")) == 15, "earlier attempts are still there"
-    assert (teacher.model / "config.json").read_text() == "a finished part"
-    assert yaml.safe_load(directory.config.read_text()) == SETTINGS
-
-
-def test_an_attempt_that_someone_deleted_leaves_no_number_to_collide_with(directory: RunDirectory) -> None:
-    (directory.path / "attempts" / "2").mkdir(parents=True)
-    (directory.path / "attempts" / "2" / "metrics.jsonl").write_text("second")
-    directory.metrics.write_text("third")
-    directory.set_aside()
-    assert sorted(contents(directory.path / "attempts").values()) == ["second", "third"]
+    directory.write_summary({"eval/accuracy": 0.5})
+    assert open_again(SETTINGS) is RunState.FINISHED
+    with pytest.raises(UserError, match="training.seed: 42 there, 43 here"):
+        open_again({**longer, "training": {"epochs": 5, "seed": 43}})
+    assert open_again(longer) is RunState.UNFINISHED
+    assert yaml.safe_load(directory.config.read_text()) == longer
+    with pytest.raises(UserError, match="training.epochs: 5 there, 3 here"):
+        open_again(SETTINGS)
 
 
 def test_every_file_lies_inside_the_directory_and_parts_do_not_share_any(directory: RunDirectory) -> None:
     parts = [directory, directory.part("control"), directory.part("teacher", "model")]
-    names = ["config", "metrics", "summary", "model", "predictions", "wandb_run_id"]
+    names = ["config", "metrics", "summary", "model", "predictions", "checkpoints", "wandb_run_id"]
     files = [getattr(part, name) for part in parts for name in names]
     assert len(set(files)) == len(files)
     assert all(file.is_relative_to(directory.path) for file in files)

@@ -141,6 +141,26 @@ def test_yes_is_no_number(recipe: Path, setting: str) -> None:
     assert mistakes(recipe, f"{setting}=yes") == [f"{setting}: must be a number; found True"]
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("90", 90.0), ("120s", 120.0), ("2m", 120.0), ("1.5h", 5400.0), ("' 30 s '", 30.0), ("null", None)],
+)
+def test_a_duration_is_a_number_of_seconds_or_has_its_unit(recipe: Path, written: str, seconds: float | None) -> None:
+    assert load_recipe(str(recipe), [f"run.stop_before={written}"]).run.stop_before == seconds
+
+
+@pytest.mark.parametrize("written", ["soon", "2d", "-5s", "0", "yes", "1h30m", "[]", "inf"])
+def test_what_is_no_duration_is_refused_by_name(recipe: Path, written: str) -> None:
+    (mistake,) = mistakes(recipe, f"run.stop_before={written}")
+    assert mistake.startswith("run.stop_before: ")
+
+
+def test_the_best_weights_must_be_kept_where_they_are_exported(recipe: Path) -> None:
+    (mistake,) = mistakes(recipe, "checkpoint.keep_best=0")
+    assert mistake.startswith("checkpoint.keep_best: 0, but evaluation.keep is best")
+    assert load_recipe(str(recipe), ["checkpoint.keep_best=0", "evaluation.keep=last"]).checkpoint.keep_best == 0
+
+
 def test_a_later_override_replaces_an_earlier_one_and_null_leaves_a_section_for_the_next(recipe: Path) -> None:
     assert load_recipe(str(recipe), ["training.epochs=2", "training.epochs=3"]).training.epochs == 3
     config = load_recipe(str(recipe), ["teacher.finetune=null", "teacher.finetune.epochs=3"])

@@ -30,6 +30,19 @@ ENCODINGS = {
 }
 
 
+class Unasked:
+    """Nobody asks to stop."""
+
+    def is_wanted(self) -> bool:
+        return False
+
+    def tell_ranks(self) -> None:
+        raise AssertionError
+
+    def check_now(self) -> None:
+        pass
+
+
 def rows() -> PooledRows:
     found = tiny.rows(60)
     labels = np.array([tiny.LABELS.index(row["label"]) for row in found])
@@ -52,7 +65,7 @@ def store(folder: Path, kind: str, source: StreamingTeacher) -> StoreReader:
     plan = plan_shards(pooled.keys, pooled.texts.lengths, 25)
     settings = CaptureSettings(tokens_per_batch=200, rank=0, world_size=1, bar=False)
     encoding = encoding_of(ENCODINGS[kind], len(tiny.LABELS))
-    capture(source, pooled, plan, description, encoding, None, settings)
+    capture(source, pooled, plan, description, encoding, None, settings, Unasked())
     seal(description, finished_shards(description)[0], {}, {})
     return open_store(folder / "store")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,10 +10,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from accel_kd.errors import RunFailure, StopRequested
 from accel_kd.metrics import meters
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.signals import GlobalCounts, StepBatches
-from accel_kd.training.loop import LoopResult, LoopSettings, is_minimised, train
+from accel_kd.training.health import NonFiniteSteps
+from accel_kd.training.loop import (
+    Evaluation,
+    Loop,
+    LoopSettings,
+    LoopState,
+    Surroundings,
+    is_minimised,
+    loop_content,
+    loop_state,
+)
 
 STEPS_PER_EPOCH = 4
 
@@ -25,19 +37,24 @@ class FakeLoader:
     def __init__(self) -> None:
         self.begun: list[int] = []
 
-    def epoch(self, epoch: int) -> Iterator[StepBatches]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         self.begun.append(epoch)
-        for examples in (5, 5, 5, 2):
+        for examples in (5, 5, 5, 2)[first_step:]:
             yield StepBatches(epoch, [], GlobalCounts(examples, examples))
 
 
 class Story:
     """Fakes of all that the loop calls, which write down what happens in order."""
 
-    def __init__(self, scores: Sequence[float] = (), metric: str = "accuracy") -> None:
+    def __init__(
+        self, scores: Sequence[float] = (), metric: str = "accuracy", *, stop_at: Sequence[int] = (), steps: int = 0
+    ) -> None:
         self.events: list[tuple[str, Any]] = []
         self.rows: list[dict[str, float]] = []
-        self.steps = 0
+        self.steps = steps
+        self.stop_at = stop_at
+        self.state = LoopState()
+        self.gradient_norm = torch.tensor(10.0)
         self.scores = iter(scores)
         self.metric = metric
         self.loader = FakeLoader()
@@ -47,10 +64,10 @@ class Story:
     def learning_rate(self) -> float:
         return 1.0 / (self.steps + 1)
 
-    def __call__(self, batches: StepBatches) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    def __call__(self, batches: StepBatches) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         self.steps += 1
         self.events.append(("step", (batches.epoch, self.steps)))
-        return {"loss": torch.tensor(float(self.steps))}, torch.tensor(10.0 * self.steps)
+        return {"loss": torch.tensor(float(self.steps))}, self.gradient_norm * self.steps
 
     def evaluate(self) -> dict[str, float]:
         self.events.append(("evaluate", self.steps))
@@ -72,18 +89,23 @@ class Story:
     def of(self, kind: str) -> list[Any]:
         return [value for event, value in self.events if event == kind]
 
-    def run(self, total_steps: int, evaluate_every: int, **options: Any) -> LoopResult:
+    def save(self) -> None:
+        self.events.append(("save", (self.state.steps, self.state.evaluation_is_due)))
+
+    def check_stop(self) -> None:
+        if self.steps in self.stop_at:
+            raise StopRequested("a test")
+
+    def start_epoch(self, epoch: int) -> None:
+        self.events.append(("start_epoch", epoch))
+
+    def run(self, total_steps: int, evaluate_every: int, state: LoopState | None = None, **options: Any) -> LoopState:
         settings = LoopSettings(total_steps, evaluate_every, metric=self.metric, **options)
-        return train(
-            self,  # type: ignore[arg-type]
-            self.loader,  # type: ignore[arg-type]
-            settings,
-            meter=self.meter,
-            evaluate=self.evaluate,
-            log=self.log,
-            keep=self.keep,
-            progress=self,
-        )
+        self.state = LoopState() if state is None else state
+        around = Surroundings(self.evaluate, self.log, self.keep, self.save, self.check_stop, self.start_epoch, self)
+        non_finite = NonFiniteSteps(0, lambda step: [f"example {step}"])
+        Loop(self, self.loader, settings, self.state, self.meter, non_finite, around).run()  # type: ignore[arg-type]
+        return self.state
 
 
 @pytest.mark.parametrize(
@@ -97,7 +119,7 @@ def test_evaluations_come_when_they_are_due_and_always_after_the_last_step(
     result = story.run(total_steps, evaluate_every)
     assert story.of("evaluate") == due == story.of("evaluated")
     assert result.steps == total_steps == story.steps
-    assert result.last_metrics == {"accuracy": 0.5, "other": float(total_steps)} and not result.stopped_early
+    assert not result.stopped_early and not result.evaluation_is_due
 
 
 def test_the_last_epoch_is_cut_short_and_no_other_is_begun() -> None:
@@ -114,8 +136,7 @@ def test_the_best_of_a_maximised_metric_is_kept_and_a_draw_is_no_improvement() -
     story = Story([0.2, 0.6, 0.6, 0.4, 0.7, 0.1])
     result = story.run(6, 1)
     assert story.of("keep") == [True, True, False, False, True, False]
-    assert (result.best_step, result.best_metrics["accuracy"]) == (5, 0.7)
-    assert result.last_metrics["accuracy"] == 0.1
+    assert (result.best[0].step, result.best[0].metrics["accuracy"]) == (5, 0.7)
 
 
 @pytest.mark.parametrize("metric", ["loss", "teacher_kl", "calibration_error"])
@@ -123,7 +144,7 @@ def test_the_best_of_a_minimised_metric_is_its_lowest(metric: str) -> None:
     story = Story([0.5, 0.7, 0.3, 0.3, 0.9], metric)
     result = story.run(5, 1)
     assert story.of("keep") == [True, False, True, False, False]
-    assert (result.best_step, result.best_metrics[metric]) == (3, 0.3)
+    assert (result.best[0].step, result.best[0].metrics[metric]) == (3, 0.3)
 
 
 def test_which_metrics_are_minimised() -> None:
@@ -134,14 +155,14 @@ def test_which_metrics_are_minimised() -> None:
 
 def test_the_first_evaluation_is_the_best_so_far_even_at_zero() -> None:
     story = Story([0.0, 0.0])
-    assert story.run(2, 1).best_step == 1 and story.of("keep") == [True, False]
+    assert story.run(2, 1).best[0].step == 1 and story.of("keep") == [True, False]
 
 
 def test_training_stops_after_as_many_evaluations_without_a_better_score_as_patience_allows() -> None:
     story = Story([0.3, 0.5, 0.4, 0.6, 0.6, 0.5, 0.9])
     result = story.run(20, 2, patience=2)
     assert story.of("evaluate") == [2, 4, 6, 8, 10, 12]
-    assert (result.steps, result.stopped_early, result.best_step) == (12, True, 8)
+    assert (result.steps, result.stopped_early, result.best[0].step) == (12, True, 8)
     assert story.of("keep")[-1] is False, "the last evaluation is recorded before the loop ends"
     assert [row["step"] for row in story.rows if "eval/accuracy" in row] == [2, 4, 6, 8, 10, 12]
 
@@ -179,7 +200,7 @@ def test_the_log_is_written_when_it_is_due_and_before_an_evaluation() -> None:
     assert story.of("log") == [[1, 2, 3], [4, 5], [5], [6], [7], [7]]
     order = [event for event, _ in story.events]
     at = order.index("evaluate")
-    assert order[at - 3 : at + 4] == ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated"]
+    assert order[at - 3 : at + 5] == ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated", "save"]
 
 
 def test_time_spent_on_evaluating_keeping_and_logging_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +208,7 @@ def test_time_spent_on_evaluating_keeping_and_logging_is_not_training(monkeypatc
     monkeypatch.setattr(meters.time, "perf_counter", lambda: now[0])
 
     class Slow(Story):
-        def __call__(self, batches: StepBatches) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        def __call__(self, batches: StepBatches) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
             now[0] += 1.0
             return super().__call__(batches)
 
@@ -208,3 +229,83 @@ def test_time_spent_on_evaluating_keeping_and_logging_is_not_training(monkeypatc
     assert story.meter.seconds == 10.0
     assert story.meter.num_examples == 2 * 17 + 10
     assert story.meter.samples_per_second == 4.4
+
+
+def test_a_loop_that_goes_on_takes_the_steps_that_are_left_and_no_epoch_is_begun_twice() -> None:
+    whole, parts = Story([0.2, 0.6, 0.4, 0.7]), Story([0.2, 0.6, 0.4, 0.7], stop_at=[6])
+    expected = whole.run(14, 4, log_every=3)
+    with pytest.raises(StopRequested):
+        parts.run(14, 4, log_every=3)
+    assert parts.of("save")[-1] == (6, False), "a stop leaves a checkpoint of where it was"
+    later = Story([0.6, 0.4, 0.7], steps=6)
+    state = loop_state(loop_content(parts.state))
+    assert later.run(14, 4, state, log_every=3) == expected
+    assert parts.rows + later.rows == whole.rows
+    assert parts.of("start_epoch") + later.of("start_epoch") == whole.of("start_epoch") == [0, 1, 2, 3]
+
+
+def test_a_stop_within_an_evaluation_leaves_it_to_be_done_again() -> None:
+    class Interrupted(Story):
+        def evaluate(self) -> dict[str, float]:
+            if self.steps == 4:
+                raise StopRequested("a test")
+            return super().evaluate()
+
+    story = Interrupted()
+    with pytest.raises(StopRequested):
+        story.run(8, 4)
+    assert story.of("save") == [(4, True)] and [row["step"] for row in story.rows] == [1, 2, 3, 4]
+    later = Story([0.1, 0.9], steps=4)
+    state = later.run(8, 4, story.state)
+    assert later.of("evaluate") == [4, 8] and later.of("save") == [(4, False), (8, False)]
+    assert [entry.step for entry in state.best] == [8]
+    assert [row["step"] for row in later.rows] == [4, 5, 6, 7, 8, 8], (
+        "step 4 has its evaluation, and not its loss again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("save_every", "expected"), [(None, [4, 8, 10]), (3, [3, 6, 9, 10]), (100, [10]), (1, list(range(1, 11)))]
+)
+def test_checkpoints_come_with_evaluations_or_when_they_are_due_and_at_the_end(
+    save_every: int | None, expected: list[int]
+) -> None:
+    story = Story()
+    story.run(10, 4, save_every=save_every)
+    assert [step for step, _ in story.of("save")] == expected
+    for at, (event, value) in enumerate(story.events):
+        if event == "save":  # all that was done is in the log before
+            logged = [step for kind, steps in story.events[:at] if kind == "log" for step in steps]
+            assert max(logged) == value[0]
+
+
+def test_several_best_evaluations_are_remembered_best_first() -> None:
+    story = Story([0.2, 0.6, 0.6, 0.4, 0.7, 0.1])
+    state = story.run(6, 1, keep_best=3)
+    assert [(entry.step, entry.metrics["accuracy"]) for entry in state.best] == [(5, 0.7), (2, 0.6), (3, 0.6)]
+    assert story.of("keep") == [True, True, True, True, True, False]
+
+
+def test_a_state_goes_through_json_whatever_its_metrics_are() -> None:
+    best = [Evaluation(3, {"accuracy": 0.1 + 0.2, "loss": float("inf")})]
+    state = LoopState(7, 70, True, best, 2, False, 9)
+    assert loop_state(json.loads(json.dumps(loop_content(state), allow_nan=False))) == state
+
+
+def test_a_run_that_ended_early_does_not_go_on() -> None:
+    story = Story(steps=6)
+    state = story.run(20, 2, LoopState(steps=6, stopped_early=True, best=[Evaluation(2, {"accuracy": 0.4})]))
+    assert story.of("step") == [] and state.steps == 6
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_with_its_examples_and_before_the_next_checkpoint() -> None:
+    class Broken(Story):
+        def __call__(self, batches: StepBatches) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            losses, norm = super().__call__(batches)
+            return losses, norm * float("nan") if self.steps == 6 else norm
+
+    story = Broken()
+    with pytest.raises(RunFailure, match=r"at step 6; the step changed no weight.*example 6"):
+        story.run(20, 4, save_every=4)
+    assert story.of("save") == [(4, False)]
+    assert [row["step"] for row in story.rows if "train/loss" in row][-1] >= 6, "its row is in the log"

@@ -17,7 +17,7 @@ from accel_kd.data.loaders import TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.models.loading import Checkpoint, input_names, load_classifier
 from accel_kd.models.student import from_teacher_layers
-from accel_kd.objectives import ForwardKL, LogitMSE, WeightedSum, mixture
+from accel_kd.objectives import ForwardKL, HardLabel, LogitMSE, WeightedSum, mixture
 from accel_kd.signals import IGNORED_LABEL, GlobalCounts, StepBatches
 from accel_kd.tasks.sequence_classification import SequenceClassification
 from accel_kd.teachers.streaming import StreamingTeacher
@@ -187,7 +187,7 @@ def test_the_terms_that_are_told_are_means_over_what_they_count(
     assert float(losses["loss_hard_label"]) == pytest.approx(float(cross_entropy), rel=1e-5)
     assert float(losses["loss_logit_mse"]) == pytest.approx(float(squares), rel=1e-5)
     assert float(losses["loss"]) == pytest.approx(0.5 * float(cross_entropy) + 0.5 * float(squares), rel=1e-5)
-    assert norm is None and not any(loss.requires_grad for loss in losses.values())
+    assert float(norm) > 0 and not any(loss.requires_grad for loss in losses.values())
 
 
 def test_the_teacher_gets_no_gradient_no_dropout_and_stays_as_it_is(
@@ -271,3 +271,58 @@ def test_the_student_is_in_training_mode_during_a_step(accelerator: Accelerator,
     batches = StepBatches(0, [split_of(student, 2).batch(np.arange(2))], GlobalCounts(2, 2))
     step_of(accelerator, student, None, objective=mixture(1.0, ForwardKL(1.0)))(batches)
     assert student.training
+
+
+def test_the_norm_of_the_gradient_is_told_with_and_without_clipping(
+    accelerator: Accelerator, student: PreTrainedModel, teacher: PreTrainedModel
+) -> None:
+    split = split_of(student, 11)
+    before = weights(student)
+    norms = []
+    for max_grad_norm in (None, 1e9):
+        student.load_state_dict(before, strict=False)
+        step = step_of(accelerator, student, teacher, max_grad_norm=max_grad_norm)
+        (batches,) = TrainingLoader(split, batch_size=16).epoch(0)
+        norms.append(float(step(batches)[1]))
+    moved = torch.cat([(weights(student)[name] - before[name]).flatten() for name in before])
+    assert norms == [pytest.approx(float(moved.norm()) / LEARNING_RATE, rel=1e-4)] * 2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_what_the_optimizer_remembers(
+    accelerator: Accelerator, student: PreTrainedModel, fused: bool
+) -> None:
+    raw_optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, fused=fused)
+    schedule = learning_rate_schedule(raw_optimizer, "constant", 10, 0.0)
+    model, optimizer = accelerator.prepare(student, raw_optimizer)
+    labels_only, task = WeightedSum([(1.0, HardLabel(0.0))]), SequenceClassification(LABELS)
+    step = EagerStep(accelerator, model, optimizer, schedule, task, labels_only, None, 1.0)
+    (batches,) = TrainingLoader(split_of(student, 11), batch_size=16).epoch(0)
+    step(batches)
+
+    def everything() -> list[Tensor]:
+        states = [value.clone() for state in raw_optimizer.state.values() for value in state.values()]
+        return [*weights(student).values(), *states]
+
+    before = everything()
+    spoilt = student.classifier.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    _, norm = step(batches)
+    assert not torch.isfinite(norm)
+    assert all(map(torch.equal, everything(), before))
+    spoilt.remove()
+    _, norm = step(batches)
+    assert torch.isfinite(norm) and not all(map(torch.equal, everything(), before))
+    assert schedule.last_epoch == 3
+
+
+def test_a_loss_that_is_not_finite_has_no_finite_gradient(
+    accelerator: Accelerator, student: PreTrainedModel, teacher: PreTrainedModel
+) -> None:
+    """A divergence drops classes that the teacher rules out, and with them what a NaN of the teacher's would do."""
+    torch.nn.init.constant_(teacher.classifier.bias, float("nan"))
+    step = step_of(accelerator, student, teacher)
+    before = weights(student)
+    (batches,) = TrainingLoader(split_of(student, 11), batch_size=16).epoch(0)
+    losses, norm = step(batches)
+    assert not torch.isfinite(losses["loss"]) and not torch.isfinite(norm)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(student).items())

@@ -1,0 +1,61 @@
+"""One start of a command in a run's directory: what asks it to stop, how far it is, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from accel_kd.config.schema import RunConfig
+from accel_kd.distributed.collectives import on_main_rank
+from accel_kd.distributed.lost_ranks import explained_loss
+from accel_kd.distributed.stop_requests import StopRequests, deadline, stop_file
+from accel_kd.errors import StopRequested
+from accel_kd.run_directory import RunDirectory
+from accel_kd.run_status import StatusWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What every part of a run needs to know of it."""
+
+    stop: StopRequests
+    status: StatusWriter
+
+
+@contextlib.contextmanager
+def attempt(config: RunConfig, accelerator: Accelerator, directory: RunDirectory, command: str) -> Iterator[Attempt]:
+    """Listens to requests to stop, and leaves `status.json` as the run ended.
+
+    Raises:
+        RunFailure: another rank no longer answers.
+    """
+    is_main = accelerator.is_main_process
+    status = on_main_rank(accelerator, lambda: StatusWriter(directory.path, command))
+    if not is_main:
+        status = StatusWriter(None, command)
+    requests = StopRequests(
+        accelerator,
+        stop_file(directory.path),
+        deadline=deadline(config.run.stop_before),
+        rank_timeout_seconds=config.run.rank_timeout,
+    )
+    status.begun()
+    with requests.listening():  # to the end: a launcher sends SIGTERM as soon as another rank has stopped
+        try:
+            with explained_loss(accelerator, config.run.rank_timeout):
+                yield Attempt(requests, status)
+        except StopRequested as request:
+            status.ended("stopped", str(request))
+            if is_main:
+                requests.obeyed()
+            raise
+        except BaseException as error:
+            status.ended("failed", " ".join(str(error).split()) or type(error).__name__)
+            raise
+        status.ended("finished")

@@ -1,0 +1,245 @@
+"""Killed anywhere and started again, a run ends as if nothing had happened: the same bits, each row once."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.exactness import differences, recipe, rows
+from tests.support.forks import Forks
+from tests.support.processes import summary
+
+NUM_KILLS = 20
+_SOURCES = ["streaming", "cached"]
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    forks = Forks(tmp_path_factory.mktemp("output"))
+    yield forks
+    forks.close()
+
+
+class Case:
+    """One recipe on so many ranks, and its run without an interruption."""
+
+    def __init__(self, forks: Forks, folder: Path, data: Path, teacher: Path, source: str, ranks: int) -> None:
+        self.forks, self.folder, self.ranks = forks, folder, ranks
+        self._data, self._teacher = data, teacher
+        self._settings = [f"teacher.source={source}", f"teacher.store.path={folder / 'store'}"]
+        if source == "cached":
+            self._settings += ["teacher.store.encoding.type=full", "teacher.store.encoding.dtype=float32"]
+        self.plain = folder / "plain"
+        self.start(self.plain).succeeded()
+        self.seconds = self.start(folder / "timed").succeeded().seconds
+
+    def arguments(self, directory: Path, *more: str) -> list[str]:
+        return recipe(self._data, self._teacher, directory, *self._settings, *more)
+
+    def start(self, directory: Path, *more: str, **options: object):  # type: ignore[no-untyped-def]
+        return self.forks.run(*self.arguments(directory, *more), **{"ranks": self.ranks, **options})
+
+
+@pytest.fixture(scope="module")
+def cases(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, int], Case]:
+    return {
+        (source, ranks): Case(forks, tmp_path_factory.mktemp("case"), tiny_data, tiny_teacher, source, ranks)
+        for source in _SOURCES
+        for ranks in (1, 2)
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_at_twenty_random_moments_a_run_ends_bit_for_bit_as_if_it_never_was(
+    cases: dict[tuple[str, int], Case], ranks: int
+) -> None:
+    case = cases["streaming", ranks]
+    moments = random.Random(ranks)
+    num_kills = 0
+    while num_kills < NUM_KILLS:
+        directory = case.folder / f"killed_{num_kills}"
+        killed = case.start(directory, kill_after=moments.uniform(0.0, case.seconds))
+        if set(killed.codes) == {-9}:  # a moment may lie behind the end
+            num_kills += 1
+            case.start(directory).succeeded()
+            assert differences(case.plain, directory) == [], f"kill {num_kills} of {ranks} ranks"
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("source", _SOURCES)
+def test_killed_at_five_steps_one_after_the_other_a_run_loses_nothing(
+    cases: dict[tuple[str, int], Case], source: str, ranks: int
+) -> None:
+    case = cases[source, ranks]
+    directory = case.folder / "at_steps"
+    for step in random.Random(f"{source} {ranks}").sample(range(2, 9), 5):
+        # Counted from where the attempt begins; the last rank dies alone, and the others must not stay behind.
+        killed = case.start(directory, faults=[{"at": "step", "count": step, "do": "kill", "rank": ranks - 1}])
+        assert killed.codes[-1] == -9 and 0 not in killed.codes
+    case.start(directory).succeeded()
+    assert differences(case.plain, directory) == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("place", "count", "settings"),
+    [
+        ("scored_batch", 5, []),
+        ("micro_batch", 22, ["training.micro_batch_size=4"]),
+        ("step", 20, ["training.num_workers=2"]),
+        ("step", 20, ["checkpoint.background=true", "checkpoint.every_steps=1"]),
+        ("step", 11, ["training.early_stopping_patience=1", "evaluation.every_steps=6", "checkpoint.keep_best=3"]),
+        ("step", 33, ["evaluation.keep=last", "evaluation.every_steps=5", "checkpoint.every_steps=7"]),
+        ("step", 30, ["run.control=true"]),
+        ("step", 55, ["run.control=true"]),
+        ("step", 22, ["teacher.source=write_through", "teacher.store.shard_rows=50"]),
+        ("step", 10, ["teacher.source=write_through", "checkpoint.every_steps=3"]),
+    ],
+    ids=[
+        "evaluation", "accumulation", "workers", "background", "patience", "last", "control", "student",
+        "written", "writing",
+    ],
+)  # fmt: skip
+def test_killed_there_too(
+    cases: dict[tuple[str, int], Case], tmp_path: Path, place: str, count: int, settings: list[str], ranks: int
+) -> None:
+    case = cases["streaming", ranks]
+    stores = [[f"teacher.store.path={tmp_path / name}"] for name in "ab"]
+    plain, directory = tmp_path / "plain", tmp_path / "killed"
+    case.start(plain, *settings, *stores[0]).succeeded()
+    killed = case.start(directory, *settings, *stores[1], faults=[{"at": place, "count": count, "do": "kill"}])
+    assert set(killed.codes) == {-9}, killed.text
+    case.start(directory, *settings, *stores[1]).succeeded()
+    assert differences(plain, directory) == []
+    if "run.control=true" in settings:
+        assert differences(plain / "control", directory / "control") == []
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_at_any_flush_of_a_checkpoint_a_run_goes_on_from_a_whole_one(
+    cases: dict[tuple[str, int], Case], tmp_path: Path, background: bool
+) -> None:
+    case = cases["streaming", 1]
+    settings = ["checkpoint.every_steps=1", "checkpoint.keep_last=1", f"checkpoint.background={background}"]
+    counts = tmp_path / "counts"
+    case.start(tmp_path / "plain", *settings, faults=[{"at": "fsync", "do": f"log:{counts}"}]).succeeded()
+    number = len(counts.read_text().splitlines())
+    assert number > 200
+    for count in random.Random(0).sample(range(20, number), 8):
+        directory = tmp_path / f"at_{count}"
+        killed = case.start(directory, *settings, faults=[{"at": "fsync", "count": count, "do": "kill"}])
+        assert killed.codes == [-9]
+        case.start(directory, *settings).succeeded()
+        assert differences(tmp_path / "plain", directory) == [], f"flush {count} of {number}"
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 2)])
+def test_another_number_of_ranks_takes_the_same_examples_in_the_same_steps(
+    cases: dict[tuple[str, int], Case], tmp_path: Path, before: int, after: int
+) -> None:
+    case = cases["cached", 1]
+    settings = ["student.dropout=0"]
+    case.start(tmp_path / "plain", *settings).succeeded()
+    fault = {"at": "step", "count": 18, "do": "kill"}
+    case.start(tmp_path / "moved", *settings, ranks=before, faults=[fault])
+    moved = case.start(tmp_path / "moved", *settings, ranks=after).succeeded()
+    assert f"was written by {before} ranks and goes on with {after}" in moved.text
+    expected, found = rows(tmp_path / "plain"), rows(tmp_path / "moved")
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for one, other in zip(expected, found, strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-5), (one["step"], name)
+    assert summary(tmp_path / "moved")["test/accuracy"] == summary(tmp_path / "plain")["test/accuracy"]
+
+
+def test_four_ranks_add_gradients_up_in_the_same_order_after_a_resume(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["cached", 1]
+    case.start(tmp_path / "plain", ranks=4).succeeded()
+    case.start(tmp_path / "killed", ranks=4, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    case.start(tmp_path / "killed", ranks=4).succeeded()
+    assert differences(tmp_path / "plain", tmp_path / "killed") == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "manifest", "rank"])
+def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
+    cases: dict[tuple[str, int], Case], tmp_path: Path, damage: str
+) -> None:
+    case = cases["streaming", 1]
+    directory = tmp_path / "run"
+    case.start(directory, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    newest = directory / "checkpoints" / "step-00000016"
+    weights = newest / "student.safetensors"
+    content = bytearray(weights.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 4
+        weights.write_bytes(content)
+    elif damage == "truncate":
+        weights.write_bytes(content[:-100])
+    else:
+        (newest / {"manifest": "manifest.json", "rank": "rank-00000.json"}[damage]).unlink()
+    resumed = case.start(directory).succeeded()
+    assert "step-00000016" in resumed.text and "goes on after step 12 of 39" in resumed.text
+    assert differences(case.plain, directory) == []
+
+
+def test_more_epochs_continue_a_finished_run_as_if_they_had_been_asked_for_at_once(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    settings = ["training.schedule=constant", "training.warmup_fraction=0", "run.control=true"]
+    case.start(tmp_path / "whole", *settings).succeeded()
+    case.start(tmp_path / "longer", *settings, "training.epochs=2").succeeded()
+    again = case.start(tmp_path / "longer", *settings).succeeded()
+    assert "finished, and is given more steps" in again.text and "goes on after step 26 of 39" in again.text
+    assert differences(tmp_path / "whole", tmp_path / "longer") == []
+    assert differences(tmp_path / "whole" / "control", tmp_path / "longer" / "control") == []
+    assert "finished: nothing to do" in case.start(tmp_path / "longer", *settings).succeeded().text
+    fewer = case.start(tmp_path / "longer", *settings, "training.epochs=2")
+    assert fewer.codes == [2] and "training.epochs: 3 there, 2 here" in fewer.text
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_silently_begun_anew(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    case.start(tmp_path / "run", "checkpoint.when_finished=delete", "training.epochs=1").succeeded()
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    refused = case.start(tmp_path / "run", "training.epochs=2")
+    assert refused.codes == [2] and "without a checkpoint to go on from" in refused.text
+
+
+def test_what_makes_a_run_may_not_change_half_way_and_what_does_not_may(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    directory = tmp_path / "run"
+    case.start(directory, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    refused = case.start(directory, "training.learning_rate=1e-3")
+    assert refused.codes == [2] and "training.learning_rate: 0.002 there, 0.001 here" in refused.text
+    may_change = [
+        "tracking.log_every_steps=5", "checkpoint.keep_last=3", "checkpoint.every_steps=11", "run.rank_timeout=5m",
+        "training.max_nonfinite_steps=2", "training.num_workers=1", "run.stop_before=10s",
+    ]  # fmt: skip
+    case.start(directory, *may_change).succeeded()
+    found = [name for name in differences(case.plain, directory) if not name.startswith("checkpoints/")]
+    assert found == []
+
+
+def test_only_the_last_checkpoints_and_the_best_weights_stay(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    directory = tmp_path / "run"
+    case.start(directory, "checkpoint.keep_last=3", faults=[{"at": "step", "count": 30, "do": "kill"}])
+    there = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert [name for name in there if name.startswith("step")] == ["step-00000020", "step-00000024", "step-00000028"]
+    assert len([name for name in there if name.startswith("best")]) in {1, 2}
