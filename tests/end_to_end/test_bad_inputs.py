@@ -820,7 +820,7 @@ RUN_DIRECTORIES = [
         ["training.max_steps=1"], longer_run,
     ),
     BadInput(
-        "no duration", "run.stop_before: must be a duration such as 90s, 2m or 1h, not 'soon'", ["run.stop_before=soon"]
+        "no duration", "run.stop_before: must be a duration such as 90s, 2m or 1h; found 'soon'", ["run.stop_before=soon"]
     ),
     BadInput(
         "unfinished with other settings",
