@@ -815,12 +815,14 @@ RUN_DIRECTORIES = [
     ),
     BadInput(
         "finished and longer than is asked for now",
-        "run.directory: run holds a run that is finished with other settings (training.max_steps: 2 there, 1 here); choose "
-        "another run.directory",
+        "run.directory: run holds a run that is finished with other settings (training.max_steps: 2 there, 1 here); "
+        "choose another run.directory",
         ["training.max_steps=1"], longer_run,
     ),
     BadInput(
-        "no duration", "run.stop_before: must be a duration such as 90s, 2m or 1h; found 'soon'", ["run.stop_before=soon"]
+        "no duration",
+        "run.stop_before: must be a duration such as 90s, 2m or 1h; found 'soon'",
+        ["run.stop_before=soon"],
     ),
     BadInput(
         "unfinished with other settings",
