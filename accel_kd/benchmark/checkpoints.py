@@ -1,0 +1,179 @@
+"""Measures what checkpoints cost a run, in speed and in time to stop: `python -m accel_kd.benchmark.checkpoints demo`.
+
+price: the recipe without checkpoints, with them, and with them in the background, round after round
+stop:  the recipe, sent SIGTERM again and again -> tables on standard output, rows of JSON in a file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from accel_kd.benchmark.price import Trial, Variant, measure_prices, run_trial, unequal_weights, variants
+from accel_kd.benchmark.program import PROGRAM
+from accel_kd.benchmark.report import circumstances, heading, price_rows, price_table, stop_row, stop_table
+from accel_kd.benchmark.stops import measure_stops
+from accel_kd.config import RunConfig, load_recipe
+from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USER_ERROR, RunFailure, UserError
+
+_ENDLESS = 1_000_000
+"""Steps of the run that is stopped; it never gets as far."""
+_SPREAD_STEPS = 10
+"""The signal comes within as many steps, at random."""
+
+
+def main(arguments: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) -> int:
+    """Runs the benchmark's command line; `program` is what it measures.
+
+    Returns:
+        0; 2 for a mistake of the user's; 1 where a run failed or the final weights are not equal.
+    """
+    try:
+        parsed = _parser().parse_intermixed_args(arguments)
+        return _benchmark(parsed, program)
+    except UserError as error:
+        print("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except RunFailure as error:
+        print(f"accel-kd: failed: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
+    config = _checked(parsed)
+    _append(parsed.output, [])  # a file that cannot be written is better known now than in an hour
+    given = dict(_setting(override) for override in parsed.overrides)
+    with tempfile.TemporaryDirectory(prefix="accel_kd_benchmark_") as name:
+        folder = Path(name)
+        where = circumstances(folder) | {
+            "recipe": parsed.recipe,
+            "overrides": parsed.overrides,
+            "config": config.model_dump(mode="json"),
+        }
+
+        def trial(variant: Variant) -> Trial:
+            settings = given | _settings(config, parsed.steps) | variant.settings
+            return run_trial(program, parsed.recipe, settings, parsed.steps, folder / "price")
+
+        prices = measure_prices(variants(parsed.every, parsed.steps), parsed.repeats, trial, _report)
+        device = prices[0].trials[0].device
+        _append(parsed.output, [row | where for row in price_rows(prices)])
+        what = f"{' '.join([parsed.recipe, *parsed.overrides])}, {parsed.steps} steps, repeats: {parsed.repeats}"
+        print(f"{heading(where, device, what)}\n\n{price_table(prices)}", flush=True)
+
+        if parsed.stops:
+            settings = given | _settings(config, _ENDLESS) | Variant("", _ENDLESS).settings
+            spread_seconds = _SPREAD_STEPS / min(prices[0].steps_per_second)
+            stops = measure_stops(
+                program, parsed.recipe, settings, parsed.stops, spread_seconds, folder / "stop", _report
+            )
+            _append(parsed.output, [stop_row(stops, device) | where])
+            print(f"\n{stop_table(stops)}", flush=True)
+    return EXIT_SUCCESS if unequal_weights(prices) is None else EXIT_FAILURE
+
+
+def _checked(parsed: argparse.Namespace) -> RunConfig:
+    """The recipe with the user's settings.
+
+    Raises:
+        UserError: these are wrong, or the benchmark's own.
+    """
+    config = load_recipe(parsed.recipe, parsed.overrides)
+    own = {**_settings(config, 1), **Variant("", 1).settings, "run.directory": ""}
+    for override in parsed.overrides:
+        key, _ = _setting(override)
+        if key in own:
+            raise UserError(f"{key}: the benchmark sets it itself; leave it out (see --steps and --every)")
+    if parsed.every >= parsed.steps:
+        raise UserError(
+            f"--every: {parsed.every} gives no checkpoint before the last of {parsed.steps} steps (--steps)"
+        )
+    return config
+
+
+def _settings(config: RunConfig, num_steps: int) -> dict[str, str]:
+    """What all runs of the benchmark have in common beside what the user says."""
+    settings = {
+        "training.epochs": str(num_steps),  # each has a step at least
+        "training.max_steps": str(num_steps),
+        "evaluation.every_steps": str(num_steps),
+        "checkpoint.when_finished": "keep",
+        "tracking.mode": "disabled",
+        "run.control": "false",
+        "run.resume": "auto",
+    }
+    if config.teacher.finetune is not None:
+        # Every run would fine-tune it anew, and what it has learnt does not change what a checkpoint costs.
+        settings["teacher.finetune.max_steps"] = "1"
+    return settings
+
+
+def _setting(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.strip(), value
+
+
+def _append(output: str | None, rows: Sequence[dict[str, Any]]) -> None:
+    if output is None:
+        return
+    try:
+        with open(output, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from error
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A mistake on the command line is one line, as in the program itself."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m accel_kd.benchmark.checkpoints",
+        description="Measures what checkpoints cost a run of a recipe, in speed and in time to stop.",
+        epilog="The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
+        "is fine-tuned for one step.",
+    )
+    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument("--every", type=_count, default=10, help="steps between two checkpoints; default: 10")
+    parser.add_argument("--repeats", type=_count, default=3, help="runs of each variant; default: 3")
+    parser.add_argument("--steps", type=_count, default=200, help="steps of each run; default: 200")
+    parser.add_argument("--stops", type=_number, default=20, help="how often a run is stopped; default: 20, 0: never")
+    parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
+    return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)  # the ordinary way out, on which the run that is measured is ended too
+    sys.exit(main())
