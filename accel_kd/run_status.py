@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,6 +64,8 @@ class StatusWriter:
 
     def __init__(self, directory: Path | None, command: str) -> None:
         self._directory = directory
+        # Checkpoints that are written in the background report from their own thread.
+        self._one_at_a_time = threading.Lock()
         before = None if directory is None else read_status(directory)
         if before is not None and before.command != command:
             before = None

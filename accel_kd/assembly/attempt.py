@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from accel_kd.config.schema import RunConfig
-from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.lost_ranks import explained_loss
 from accel_kd.distributed.stop_requests import StopRequests, deadline, stop_file
 from accel_kd.errors import StopRequested
@@ -36,9 +35,7 @@ def attempt(config: RunConfig, accelerator: Accelerator, directory: RunDirectory
         RunFailure: another rank no longer answers.
     """
     is_main = accelerator.is_main_process
-    status = on_main_rank(accelerator, lambda: StatusWriter(directory.path, command))
-    if not is_main:
-        status = StatusWriter(None, command)
+    status = StatusWriter(directory.path if is_main else None, command)
     requests = StopRequests(
         accelerator,
         stop_file(directory.path),

@@ -19,13 +19,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from accel_kd.checkpoints.background import BackgroundWriter, wait_for_parts
-from accel_kd.checkpoints.files import Checkpoint, publish, read_checkpoint, remove_all_but, start_draft, write_part
+from accel_kd.checkpoints.files import (
+    Checkpoint,
+    InvalidCheckpoint,
+    publish,
+    read_checkpoint,
+    remove_all_but,
+    start_draft,
+    write_part,
+)
 from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimizer_tensors
 from accel_kd.checkpoints.random_state import random_state, set_random_state
 from accel_kd.checkpoints.retention import best_name, name_to_go_on_from, remove_old, step_name
 from accel_kd.distributed.collectives import on_every_rank, on_main_rank
 from accel_kd.distributed.seeding import seed_rank
-from accel_kd.errors import UserError
+from accel_kd.errors import RunFailure, UserError
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.training.health import NonFiniteSteps
@@ -161,9 +169,16 @@ class TrainingCheckpoints:
         self._write(best_name(step), content, ["00000"], {}, step=None)
 
     def load_best(self, step: int) -> None:
-        """Puts the weights that `keep_best(step)` kept into the model."""
+        """Puts the weights that `keep_best(step)` kept into the model.
+
+        Raises:
+            RunFailure: they were damaged since.
+        """
         self.wait()
-        checkpoint = read_checkpoint(self._settings.root, best_name(step))
+        try:
+            checkpoint = read_checkpoint(self._settings.root, best_name(step))
+        except InvalidCheckpoint as error:
+            raise RunFailure(f"{error}; the same command goes on from a checkpoint before it") from error
         self._trained.model.load_state_dict(checkpoint.tensors(_STUDENT))
 
     def wait(self) -> None:
@@ -178,7 +193,6 @@ class TrainingCheckpoints:
         """The model is exported: nothing more than the last checkpoint is kept, or nothing at all."""
         self.wait()
         root = self._settings.root
-
         on_main_rank(self._accelerator, lambda: remove_old(root, 1) if keep else remove_all_but(root, ()))
 
     def _write(
