@@ -49,7 +49,7 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
     accelerator, config = start(config)
     directory = run_directory(config)
     with ExitStack() as until:
-        on_main_rank(accelerator, lambda: open_run_directory(config, until))
+        on_main_rank(accelerator, lambda: open_run_directory(config, until, may_reopen=False))
         this_attempt = until.enter_context(attempt(config, accelerator, directory, "cache-teacher"))
         data = read_data(config)
         unknown = sorted(set(split_names or ()) - set(data.splits))

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +62,7 @@ def capture(
     settings: CaptureSettings,
     stop: Stop,
     progress: Callable[[int], None] = lambda num_rows: None,
+    together: Callable[[Callable[[], None]], None] = lambda work: work(),
 ) -> None:
     """Writes this rank's share of `shards`, every `world_size`-th. All ranks take one shard, then the next.
 
@@ -74,6 +76,7 @@ def capture(
         settings: see there.
         stop: a rank that hears of a request leaves its shard; those that are written stay.
         progress: called with the rows that all ranks have written.
+        together: runs a rank's part of a round, and lets all ranks hear of the error of one.
 
     Raises:
         StopRequested: on all ranks together.
@@ -84,22 +87,24 @@ def capture(
     total = sum(map(len, shards))
     shown = settings.rank == 0 and (settings.bar if settings.bar is not None else sys.stderr.isatty())
     with tqdm(total=total, desc="teacher", unit="row", file=sys.stderr, disable=not shown) as bar:
+
+        def write_shard(number: int) -> None:
+            builder = ShardBuilder(encoding)
+            for batch_rows in _batches(shards[number], rows.texts.lengths, settings.tokens_per_batch):
+                if stop.is_wanted():
+                    stop.tell_ranks()
+                    return
+                batch = rows.batch(batch_rows)
+                logits = teacher.signal(batch).logits.cpu()
+                if number == settings.rank and not len(builder):
+                    _refuse_randomness(logits, teacher.signal(batch).logits.cpu())
+                builder.add(rows.keys[batch_rows], logits, label_columns[batch_rows])
+                bar.update(min(len(batch_rows) * settings.world_size, total - bar.n))
+            add_shard(description, *builder.build())
+
         for first in range(0, len(shards), settings.world_size):
             number = first + settings.rank
-            if number < len(shards):
-                builder = ShardBuilder(encoding)
-                for batch_rows in _batches(shards[number], rows.texts.lengths, settings.tokens_per_batch):
-                    if stop.is_wanted():
-                        stop.tell_ranks()
-                        break
-                    batch = rows.batch(batch_rows)
-                    logits = teacher.signal(batch).logits.cpu()
-                    if first == 0 and not len(builder):
-                        _refuse_randomness(logits, teacher.signal(batch).logits.cpu())
-                    builder.add(rows.keys[batch_rows], logits, label_columns[batch_rows])
-                    bar.update(min(len(batch_rows) * settings.world_size, total - bar.n))
-                else:
-                    add_shard(description, *builder.build())
+            together(partial(write_shard, number) if number < len(shards) else lambda: None)
             stop.check_now()
             progress(sum(map(len, shards[: first + settings.world_size])))
     logger.debug("rank %d wrote its shards to %s", settings.rank, description.folder / SHARDS)

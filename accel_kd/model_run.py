@@ -31,11 +31,12 @@ from accel_kd.signals import IGNORED_LABEL
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import RunRecord, RunStatus, Tracker
-from accel_kd.training.checkpointing import CheckpointSettings, Trained, TrainingCheckpoints, newest_checkpoint
+from accel_kd.training.checkpointing import Trained, TrainingCheckpoints
 from accel_kd.training.health import NonFiniteSteps, explained_lack_of_memory
 from accel_kd.training.loop import Loop, LoopSettings, LoopState, Surroundings
 from accel_kd.training.optimizer import adamw, learning_rate_schedule
 from accel_kd.training.progress import progress_for
+from accel_kd.training.resuming import CheckpointSettings, newest_checkpoint
 from accel_kd.training.step import EagerStep
 
 logger = logging.getLogger(__name__)
@@ -104,18 +105,20 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
         RunFailure: too many losses or gradients are not finite, or a disk or a device is full.
         StopRequested: the run was asked to stop.
     """
-    checkpoint = newest_checkpoint(accelerator, run.checkpoints.root)
-    if checkpoint is None and on_main_rank(accelerator, lambda: run.directory.is_finished):
+    checkpoint = newest_checkpoint(accelerator, run.checkpoints)
+    if checkpoint is None and on_main_rank(accelerator, run.directory.shorter_summary.is_file):
         raise UserError(
-            f"training.epochs: {run.directory.path} holds a finished {run.title} run without a checkpoint to go on "
-            "from (checkpoint.when_finished); choose another run.directory"
+            f"training.epochs: {run.directory.path} was finished and is to be longer, and no checkpoint in it can be "
+            "used; choose another run.directory"
         )
     num_rows = 0 if checkpoint is None else checkpoint.state["loop"]["num_rows"]
     on_main_rank(accelerator, lambda: run.tracker.start(run.record, num_rows))
     status = RunStatus.FAILED
     try:
-        training = _Training(accelerator, run, checkpoint)
-        summary = _train_and_test(accelerator, run, training)
+        own = run.loader.batch_size // run.loader.accumulation // accelerator.num_processes
+        with explained_lack_of_memory(own, run.validation.batch_size):
+            training = _Training(accelerator, run, checkpoint)
+            summary = _train_and_test(accelerator, run, training)
         status = RunStatus.FINISHED
     except StopRequested:
         status = RunStatus.STOPPED
@@ -182,16 +185,14 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
     if run.teacher is not None:
         missing = run.objective.needs.missing_from(run.teacher.provides)
         assert not missing, f"the objective needs {missing}, which the teacher does not provide"
-    own = run.loader.batch_size // run.loader.accumulation // accelerator.num_processes
-    with explained_lack_of_memory(own, run.validation.batch_size):
-        scores = _fit(accelerator, run, training)
-        if run.keep == "best":
-            training.checkpoints.load_best(training.state.best[0].step)
-        on_main_rank(accelerator, lambda: write_model(training.model, run.tokenizer, run.directory.model))
-        read_weights(accelerator.unwrap_model(training.prepared), run.directory.model)
-        if scores is None:  # an earlier attempt scored these weights
-            scores = run.validation.score(training.prepared)
-        test = None if run.test is None else run.test.score(training.prepared)
+    scores = _fit(accelerator, run, training)
+    if run.keep == "best":
+        training.checkpoints.load_best(training.state.best[0].step)
+    on_main_rank(accelerator, lambda: write_model(training.model, run.tokenizer, run.directory.model))
+    read_weights(accelerator.unwrap_model(training.prepared), run.directory.model)
+    if scores is None:  # an earlier attempt scored these weights
+        scores = run.validation.score(training.prepared)
+    test = None if run.test is None else run.test.score(training.prepared)
     accelerator.free_memory(training.prepared, training.optimizer)
     summary = _summary(accelerator, run, training, scores, test)
     on_main_rank(accelerator, lambda: _record(run, summary, scores, test))
@@ -224,7 +225,7 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores
             kept[state.steps] = latest[0]
         if is_among_best and run.checkpoints.keep_best:
             with training.checkpoints.waiting():
-                training.checkpoints.keep_best(state.steps)
+                training.checkpoints.keep_best(state)
 
     def log(rows: Sequence[Mapping[str, float]]) -> None:
         for row in rows:

@@ -82,6 +82,26 @@ class RunDirectory:
         """The directory of a model beside the student: `teacher` or `control`."""
         return RunDirectory(self.path / name, model_name)
 
+    def reopen(self) -> None:
+        """Makes a finished run an unfinished one, to be given more steps; its student stays for the time being.
+
+        Raises:
+            UserError: it, or its control, has no checkpoint to go on from.
+        """
+        for part in (self, self.part("control")):
+            if part.is_finished and not any(part.checkpoints.glob("step-*")):
+                raise UserError(
+                    f"training.epochs: {part.path} holds a finished run without a checkpoint to go on from "
+                    "(checkpoint.when_finished); choose another run.directory"
+                )
+        logger.info("%s holds this very run, finished, and is given more steps", self.path)
+        self.summary.replace(self.shorter_summary)
+
+    @property
+    def shorter_summary(self) -> Path:
+        """The final figures before the run was given more steps."""
+        return self.path / "summary_before.json"
+
     def read_summary(self) -> dict[str, Any]:
         """The final figures."""
         content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
@@ -101,6 +121,7 @@ def open_run(
     resume: str,
     of_teacher: Callable[[Any], Mapping[str, Any]] = lambda settings: settings,
     lengthened: Callable[[Any, Any], Mapping[str, Any]] = lambda old, new: old,
+    may_reopen: bool = True,
 ) -> RunState:
     """Decides what `directory`, which is there and `in_use`, is to this run; writes the recipe unless it is finished.
 
@@ -112,6 +133,7 @@ def open_run(
         resume: `never` refuses an unfinished run; that `must` finds one is for the caller to see to.
         of_teacher: what of the settings makes the teacher; the rest may differ where no student was begun.
         lengthened: the old settings with the new length, where the new ones ask for more of the same; else as they are.
+        may_reopen: whether a finished run that is to be longer becomes an unfinished one; else it is left as it is.
 
     Raises:
         UserError: the directory holds something else, a run with other settings, or not what `resume` asks for.
@@ -140,8 +162,8 @@ def open_run(
             f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "
             "choose another run.directory"
         )
-    if state is RunState.FINISHED and is_longer:
-        logger.info("%s holds this very run, finished, and is given more steps", path)
+    if state is RunState.FINISHED and is_longer and may_reopen:
+        directory.reopen()
         state = RunState.UNFINISHED
     if state is RunState.UNFINISHED:
         write_atomically(directory.config, config_text)  # what may differ is now as this start says

@@ -96,13 +96,13 @@ class StatusWriter:
         self._write({"state": state, "reason": reason, "attempts_without_progress": fruitless})
 
     def _write(self, changes: Mapping[str, Any]) -> None:
-        self._status = dataclasses.replace(
-            self._status, **changes, time=datetime.now(UTC).isoformat(timespec="seconds")
-        )
-        if self._directory is None:
-            return
-        try:
-            text = json.dumps(dataclasses.asdict(self._status), indent=2, ensure_ascii=False) + "\n"
-            write_atomically(status_file(self._directory), text)
-        except OSError as error:  # a full disk must not hide what the run itself has to say
-            logger.warning("%s cannot be written: %s", status_file(self._directory), error.strerror)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._one_at_a_time:
+            self._status = dataclasses.replace(self._status, **changes, time=now)
+            if self._directory is None:
+                return
+            try:
+                text = json.dumps(dataclasses.asdict(self._status), indent=2, ensure_ascii=False) + "\n"
+                write_atomically(status_file(self._directory), text)
+            except OSError as error:  # a full disk must not hide what the run itself has to say
+                logger.warning("%s cannot be written: %s", status_file(self._directory), error.strerror)

@@ -56,3 +56,5 @@ def attempt(config: RunConfig, accelerator: Accelerator, directory: RunDirectory
             status.ended("failed", " ".join(str(error).split()) or type(error).__name__)
             raise
         status.ended("finished")
+        if is_main:
+            requests.obeyed()  # a request that came too late must not stop the next start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,8 @@ from accel_kd.tracking import (
     Tracker,
     WandbTracker,
 )
-from accel_kd.training.checkpointing import CheckpointSettings
 from accel_kd.training.loop import LoopSettings
+from accel_kd.training.resuming import CheckpointSettings
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,7 @@ def model_run(
             warmup_fraction=training.warmup_fraction,
             max_grad_norm=training.max_grad_norm,
         ),
-        checkpoints=CheckpointSettings(
-            root=directory.checkpoints,
-            keep_last=config.checkpoint.keep_last,
-            keep_best=config.checkpoint.keep_best,
-            background=config.checkpoint.background,
-            seed=training.seed,
-            facts={
-                "config": config.model_dump(mode="json"),
-                "environment": session.environment,
-                "total_steps": budget.steps,
-                "steps_per_epoch": loader.steps_per_epoch,
-            },
-            tracker_run_id=directory.wandb_run_id,
-        ),
+        checkpoints=_checkpoints(session, directory, training, loader, budget),
         # Students may be given more epochs; what a teacher learnt longer would be another run's.
         keep_when_finished=config.checkpoint.when_finished == "keep" and job_type != "teacher",
         max_nonfinite_steps=training.max_nonfinite_steps,
@@ -118,6 +106,30 @@ def model_run(
         facts=facts,
         check_stop=session.attempt.stop.check,
         reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
+    )
+
+
+def _checkpoints(
+    session: Session, directory: RunDirectory, training: TrainingConfig, loader: TrainingLoader, budget: Budget
+) -> CheckpointSettings:
+    config = session.config
+    ids = hashlib.blake2b("\n".join(sorted(loader.split.ids)).encode(), digest_size=16)
+    return CheckpointSettings(
+        root=directory.checkpoints,
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
+        exports_best=config.evaluation.keep == "best",
+        background=config.checkpoint.background,
+        seed=training.seed,
+        train_examples=ids.hexdigest(),
+        must_resume=config.run.resume == "must",
+        tracker_run_id=directory.wandb_run_id,
+        facts={
+            "config": config.model_dump(mode="json"),
+            "environment": session.environment,
+            "total_steps": budget.steps,
+            "steps_per_epoch": loader.steps_per_epoch,
+        },
     )
 
 

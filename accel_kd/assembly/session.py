@@ -57,8 +57,10 @@ def run_directory(config: RunConfig) -> RunDirectory:
     return RunDirectory(expanded(config.run.directory, "run.directory"))
 
 
-def open_run_directory(config: RunConfig, until: ExitStack) -> RunState:
+def open_run_directory(config: RunConfig, until: ExitStack, *, may_reopen: bool = True) -> RunState:
     """Opens the run's directory and keeps it for this process until `until` closes; to be called on one rank.
+
+    A finished run of fewer steps is reopened if it `may_reopen`.
 
     Raises:
         UserError: it is in use, or holds something else, or a run with other settings.
@@ -73,6 +75,7 @@ def open_run_directory(config: RunConfig, until: ExitStack) -> RunState:
         old_settings=_identity_of_text,
         of_teacher=_what_makes_the_teacher,
         lengthened=_lengthened,
+        may_reopen=may_reopen,
         resume=config.run.resume,
     )
 

@@ -211,19 +211,17 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
     )
     shards = [missing[part] for part in plan]
     there = len(place.rows) - len(missing)
-    on_every_rank(
-        accelerator,
-        lambda: capture(
-            source,
-            place.rows,
-            shards,
-            place.description,
-            place.encoding,
-            place.columns,
-            settings,
-            session.attempt.stop,
-            lambda num_rows: session.attempt.status.reached("cache", there + num_rows, len(place.rows)),
-        ),
+    capture(
+        source,
+        place.rows,
+        shards,
+        place.description,
+        place.encoding,
+        place.columns,
+        settings,
+        session.attempt.stop,
+        lambda num_rows: session.attempt.status.reached("cache", there + num_rows, len(place.rows)),
+        lambda work: on_every_rank(accelerator, work),
     )
 
 

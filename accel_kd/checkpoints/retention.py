@@ -1,12 +1,12 @@
 """Which checkpoints a training keeps, and which one it goes on from.
 
 `step-<n>` holds all that the step after `n` depends on; `best-<n>` the weights of one of the best evaluations, which
-the checkpoints that speak of it need. A checkpoint's state has the loop's under `loop`, with its `best` evaluations.
+the checkpoints that speak of it need. A checkpoint's state has the steps of those under `kept_best`, best first.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Collection
 from pathlib import Path
 
 from accel_kd.checkpoints.files import (
@@ -40,22 +40,31 @@ def name_to_go_on_from(root: Path) -> str | None:
     return None if found is None else found.name
 
 
-def remove_old(root: Path, keep_last: int) -> None:
-    """The newest stay, and of the best weights those that one of them speaks of.
+def has_checkpoints(root: Path) -> bool:
+    """Whether there is anything that looks like a checkpoint, whole or not."""
+    return bool(names(root, _STEP))
+
+
+def remove_old(root: Path, keep_last: int, newest: int, best_now: Collection[int] = ()) -> None:
+    """Of the checkpoints up to step `newest` the last ones stay; those behind it were passed over, being damaged.
+
+    Of the best weights those stay that a kept checkpoint speaks of, and those of the steps `best_now`.
 
     Raises:
         RunFailure: the disk refuses.
     """
-    kept = names(root, _STEP)[:keep_last]
-    best = set()
+    kept = [name for name in names(root, _STEP) if name <= step_name(newest)][:keep_last]
+    best = {best_name(step) for step in best_now}
     for name in kept:
-        with contextlib.suppress(InvalidCheckpoint):  # said when it is to be used; until then it is in nobody's way
-            loop = read_checkpoint(root, name, verify=False).state["loop"]
-            best |= {best_name(entry["step"]) for entry in loop["best"]}
+        try:
+            best |= {best_name(step) for step in read_checkpoint(root, name, verify=False).state["kept_best"]}
+        except InvalidCheckpoint:  # what it needs is not known, so that no best weights go this time
+            best |= set(names(root, _BEST))
     remove_all_but(root, {*kept, *best})
 
 
 def _refuse_lost_best(checkpoint: Checkpoint) -> None:
     """A checkpoint whose best weights are gone would end with another model than it says."""
-    for entry in checkpoint.state["loop"]["best"][: checkpoint.state["keep_best"]]:
-        read_checkpoint(checkpoint.path.parent, best_name(entry["step"]))
+    if checkpoint.state["exports_best"]:
+        for step in checkpoint.state["kept_best"][:1]:
+            read_checkpoint(checkpoint.path.parent, best_name(step))

@@ -132,8 +132,9 @@ class StopRequests:
         now = time.monotonic()
         if self._reason == 0 and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._looked_at = now
-            if self._stop_file.exists() or (self._group is not None and self._among_ranks.exists()):
-                self._reason = _REASONS.index("the stop file")
+            with contextlib.suppress(OSError):  # a network file system that hiccups is asked again
+                if self._stop_file.exists() or (self._group is not None and self._among_ranks.exists()):
+                    self._reason = _REASONS.index("the stop file")
         return self._reason
 
     def tell_ranks(self) -> None:

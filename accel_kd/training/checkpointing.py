@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from accel_kd.checkpoints.files import (
 )
 from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimizer_tensors
 from accel_kd.checkpoints.random_state import random_state, set_random_state
-from accel_kd.checkpoints.retention import best_name, name_to_go_on_from, remove_old, step_name
+from accel_kd.checkpoints.retention import best_name, remove_old, step_name
 from accel_kd.distributed.collectives import on_every_rank, on_main_rank
 from accel_kd.distributed.seeding import seed_rank
 from accel_kd.errors import RunFailure, UserError
@@ -38,26 +37,12 @@ from accel_kd.metrics.meters import StepMeter
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.training.health import NonFiniteSteps
 from accel_kd.training.loop import LoopState, loop_content, loop_state
+from accel_kd.training.resuming import CheckpointSettings, advance, warn_of_other_versions
 
 logger = logging.getLogger(__name__)
 
 _STUDENT, _OPTIMIZER = "student.safetensors", "optimizer.safetensors"
 _SLOWEST_RANK_SECONDS = 1800.0
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """Where checkpoints lie and which are kept."""
-
-    root: Path
-    keep_last: int
-    keep_best: int
-    background: bool
-    seed: int
-    facts: Mapping[str, Any]
-    """Further entries of a checkpoint's manifest, for people: the recipe, versions."""
-    tracker_run_id: Path
-    """The file that holds it, once there is one."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +71,13 @@ class TrainingCheckpoints:
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self.seconds_waited = 0.0
-        """What training waited for checkpoints so far, earlier attempts included up to their last checkpoint."""
         self._accelerator = accelerator
         self._settings = settings
         self._trained = trained
         self._published = published
         self._writer = BackgroundWriter()
-        self._put_off: list[Callable[[], None]] = []
+        self._put_off: dict[int, Callable[[], None]] = {}
+        self._kept_best: set[int] = set()
         self._saved: tuple[int, bool] | None = None
 
     def restore(self, checkpoint: Checkpoint) -> LoopState:
@@ -100,25 +85,31 @@ class TrainingCheckpoints:
 
         Raises:
             UserError: the checkpoint is of another model.
+            RunFailure: it can no longer be read.
         """
         state = loop_state(checkpoint.state["loop"])
         try:
             self._trained.model.load_state_dict(checkpoint.tensors(_STUDENT))
             set_optimizer_tensors(self._trained.model, self._trained.optimizer, checkpoint.tensors(_OPTIMIZER))
+        except torch.OutOfMemoryError:
+            raise
+        except InvalidCheckpoint as error:
+            raise RunFailure(str(error)) from error
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"run.directory: {checkpoint.path} is of another model: {reason}") from error
-        _advance(self._trained.schedule, checkpoint.state["schedule_steps"])
+        advance(self._trained.schedule, checkpoint.state["schedule_steps"])
         if self._accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         self._trained.meter.seconds = checkpoint.state["training_seconds"]
         self._trained.meter.num_examples = state.num_examples
         self._trained.non_finite.num_steps = checkpoint.state["num_nonfinite_steps"]
+        self._kept_best = set(checkpoint.state["kept_best"])
         self._seconds_before = checkpoint.state["seconds"]
         self.seconds_waited = checkpoint.state["checkpoint_seconds"]
         self._restore_rank(checkpoint, state.steps)
         if self._accelerator.is_main_process:
-            _warn_of_other_versions(checkpoint.state["environment"], self._settings.facts["environment"])
+            warn_of_other_versions(checkpoint.state["environment"], self._settings.facts["environment"])
         self._saved = (state.steps, state.evaluation_is_due)
         return state
 
@@ -129,12 +120,10 @@ class TrainingCheckpoints:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time within as `seconds_waited`, also where it ends in an error."""
+        """Counts the time within as `seconds_waited` for checkpoints, which goes on over attempts as `seconds` does."""
         started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds_waited += time.perf_counter() - started
+        yield
+        self.seconds_waited += time.perf_counter() - started
 
     def save(self, state: LoopState) -> None:
         """Writes a checkpoint of `state`, unless there is one; older ones go when it is safe.
@@ -161,12 +150,16 @@ class TrainingCheckpoints:
         self._write(step_name(state.steps), content, parts, self._manifest_state(state), step=state.steps)
         self._saved = (state.steps, state.evaluation_is_due)
 
-    def keep_best(self, step: int) -> None:
-        """Keeps the weights as they are after `step`: they are among the best."""
+    def keep_best(self, state: LoopState) -> None:
+        """Keeps the weights as they are: they are among the best."""
         content: dict[str, Any] = {}
         if self._accelerator.is_main_process:
             content[_STUDENT] = self._copied(self._trained.model.state_dict())
-        self._write(best_name(step), content, ["00000"], {}, step=None)
+        best = {evaluation.step for evaluation in state.best}
+        self._kept_best = {step for step in self._kept_best if step in best} | {state.steps}
+        # What was overtaken before it was written need not be.
+        self._put_off = {step: work for step, work in self._put_off.items() if step in best}
+        self._write(best_name(state.steps), content, ["00000"], {}, best_of=state.steps)
 
     def load_best(self, step: int) -> None:
         """Puts the weights that `keep_best(step)` kept into the model.
@@ -192,17 +185,26 @@ class TrainingCheckpoints:
     def finish(self, keep: bool) -> None:
         """The model is exported: nothing more than the last checkpoint is kept, or nothing at all."""
         self.wait()
-        root = self._settings.root
-        on_main_rank(self._accelerator, lambda: remove_old(root, 1) if keep else remove_all_but(root, ()))
+        root, last = self._settings.root, 0 if self._saved is None else self._saved[0]
+        on_main_rank(self._accelerator, lambda: remove_old(root, 1, last) if keep else remove_all_but(root, ()))
 
     def _write(
-        self, name: str, content: Mapping[str, Any], parts: list[str], state: dict[str, Any], step: int | None
+        self,
+        name: str,
+        content: Mapping[str, Any],
+        parts: list[str],
+        state: dict[str, Any],
+        *,
+        step: int = 0,
+        best_of: int | None = None,
     ) -> None:
-        root, rank, is_main = self._settings.root, self._accelerator.process_index, self._accelerator.is_main_process
-        part = f"{rank:05d}"
-        # What the last one has to say is heard before another is begun.
-        self.wait()
-        on_main_rank(self._accelerator, lambda: start_draft(root, name))
+        """Writes the checkpoint of `step`, or the weights that are `best_of` a step."""
+        settings, accelerator = self._settings, self._accelerator
+        root, is_main = settings.root, accelerator.is_main_process
+        part, kept_best = f"{accelerator.process_index:05d}", set(self._kept_best)
+
+        def start() -> None:
+            start_draft(root, name)
 
         def write() -> None:
             if part in parts:
@@ -210,32 +212,40 @@ class TrainingCheckpoints:
 
         def finish() -> None:
             publish(root, name, parts, state)
-            if step is not None:
-                remove_old(root, self._settings.keep_last)
+            remove_old(root, settings.keep_last, step if best_of is None else best_of, kept_best)
+            if best_of is None:
                 self._published(step)
 
-        if not self._settings.background:
-            on_every_rank(self._accelerator, write)
-            on_main_rank(self._accelerator, finish)
+        # What the last one has to say is heard before another is begun.
+        self.wait()
+        if not settings.background:
+            on_main_rank(accelerator, start)
+            on_every_rank(accelerator, write)
+            on_main_rank(accelerator, finish)
             return
+
+        def best_in_background() -> None:
+            if is_main:
+                start()
+                write()
+                finish()
+
+        if best_of is not None:  # nobody asks for best weights before a checkpoint speaks of them
+            self._put_off[best_of] = best_in_background
+            return
+        on_main_rank(accelerator, start)
+        first, self._put_off = list(self._put_off.values()), {}
 
         def in_background() -> None:
             # No collective may be called from here: the training thread calls its own at any time.
+            for work in first:
+                work()
             write()
             if is_main:
                 wait_for_parts(root, name, parts, _SLOWEST_RANK_SECONDS)
                 finish()
 
-        self._put_off.append(in_background)
-        if step is None:
-            return  # nobody asks for best weights before a checkpoint speaks of them
-        work, self._put_off = self._put_off, []
-
-        def in_order() -> None:
-            for do in work:
-                do()
-
-        self._writer.submit(in_order)
+        self._writer.submit(in_background)
 
     def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU; copies only where training goes on while they are written."""
@@ -253,17 +263,20 @@ class TrainingCheckpoints:
             "checkpoint_seconds": self.seconds_waited,
             "num_nonfinite_steps": self._trained.non_finite.num_steps,
             "world_size": self._accelerator.num_processes,
-            "keep_best": self._settings.keep_best,
+            "exports_best": self._settings.exports_best,
+            "kept_best": [evaluation.step for evaluation in state.best if evaluation.step in self._kept_best],
+            "train_examples": self._settings.train_examples,
             "tracker_run_id": run_id.read_text().strip() if run_id.is_file() else None,
             **self._settings.facts,
         }
 
     def _restore_rank(self, checkpoint: Checkpoint, step: int) -> None:
         accelerator, saved = self._accelerator, checkpoint.state["world_size"]
-        if saved == accelerator.num_processes:
-            own = checkpoint.json(f"rank-{accelerator.process_index:05d}.json")
-            if self._trained.teacher is not None:
-                self._trained.teacher.restore(own["teacher"])
+        is_alike = saved == accelerator.num_processes
+        own = checkpoint.json(f"rank-{accelerator.process_index if is_alike else 0:05d}.json")
+        if self._trained.teacher is not None:
+            self._trained.teacher.restore(own["teacher"])  # the same on all ranks, hence on any number of them
+        if is_alike:
             set_random_state(own["random"])
             return
         if accelerator.is_main_process:
@@ -273,31 +286,3 @@ class TrainingCheckpoints:
                 checkpoint.path, saved, accelerator.num_processes,
             )  # fmt: skip
         seed_rank(self._settings.seed + step, accelerator.process_index)
-
-
-def newest_checkpoint(accelerator: Accelerator, root: Path) -> Checkpoint | None:
-    """What a training goes on from; None where there is nothing. Called by all ranks together: rank 0 looks at every
-    byte, the others believe it."""
-    name = on_main_rank(accelerator, lambda: name_to_go_on_from(root))
-    return None if name is None else read_checkpoint(root, name, verify=False)
-
-
-def _warn_of_other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"{name} {before['packages'].get(name)} then, {now['packages'].get(name)} now"
-        for name in ("torch", "transformers", "accelerate", "accel_kd")
-        if before["packages"].get(name) != now["packages"].get(name)
-    ]
-    if changed:
-        logger.warning(
-            "other versions than the checkpoint's: %s; results may differ in the last bits", "; ".join(changed)
-        )
-
-
-def _advance(schedule: LambdaLR, steps: int) -> None:
-    """The learning rate after `steps` steps, by the schedule as it is now: a longer run has another than before."""
-    schedule.last_epoch = steps
-    rates = [base * rate(steps) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
-    for group, learning_rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = learning_rate
-    schedule._last_lr = rates

@@ -176,10 +176,11 @@ class Loop:
         epoch = state.steps / self._loader.steps_per_epoch
         self._log([{"step": state.steps, "epoch": epoch, **{f"eval/{name}": v for name, v in metrics.items()}}])
         self._around.progress.evaluated(state.steps, metrics)
-        is_last = state.steps == settings.total_steps
-        state.stopped_early = (
-            settings.patience is not None and state.num_unimproved >= settings.patience and not is_last
-        )
+        state.stopped_early = self._is_out_of_patience() and state.steps < settings.total_steps
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self._settings.patience
+        return patience is not None and self.state.num_unimproved >= patience
 
     def _log(self, rows: Sequence[dict[str, float]]) -> None:
         self._around.log(rows)
@@ -187,6 +188,8 @@ class Loop:
 
     def _steps_to_come(self) -> Iterator[StepBatches]:
         """Epoch after epoch, from where the state is until all steps are given."""
+        if self._is_out_of_patience() and self.state.steps < self._settings.total_steps:
+            self.state.stopped_early = True  # also where what was the end before is none any more
         if self.state.stopped_early:
             return iter(())
         first_epoch, first_step = divmod(self.state.steps, self._loader.steps_per_epoch)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from accel_kd.errors import EXIT_STOPPED
 from tests.support.exactness import differences, recipe, rows
 from tests.support.forks import Forks
-from tests.support.processes import summary
+from tests.support.processes import step_rows, summary
 
 NUM_KILLS = 20
 _SOURCES = ["streaming", "cached"]
@@ -29,7 +30,7 @@ class Case:
 
     def __init__(self, forks: Forks, folder: Path, data: Path, teacher: Path, source: str, ranks: int) -> None:
         self.forks, self.folder, self.ranks = forks, folder, ranks
-        self._data, self._teacher = data, teacher
+        self.data, self.teacher = data, teacher
         self._settings = [f"teacher.source={source}", f"teacher.store.path={folder / 'store'}"]
         if source == "cached":
             self._settings += ["teacher.store.encoding.type=full", "teacher.store.encoding.dtype=float32"]
@@ -38,7 +39,7 @@ class Case:
         self.seconds = self.start(folder / "timed").succeeded().seconds
 
     def arguments(self, directory: Path, *more: str) -> list[str]:
-        return recipe(self._data, self._teacher, directory, *self._settings, *more)
+        return recipe(self.data, self.teacher, directory, *self._settings, *more)
 
     def start(self, directory: Path, *more: str, **options: object):  # type: ignore[no-untyped-def]
         return self.forks.run(*self.arguments(directory, *more), **{"ranks": self.ranks, **options})
@@ -213,8 +214,10 @@ def test_a_finished_run_without_a_checkpoint_is_not_silently_begun_anew(
     case = cases["streaming", 1]
     case.start(tmp_path / "run", "checkpoint.when_finished=delete", "training.epochs=1").succeeded()
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    refused = case.start(tmp_path / "run", "training.epochs=2")
-    assert refused.codes == [2] and "without a checkpoint to go on from" in refused.text
+    for _ in range(2):
+        refused = case.start(tmp_path / "run", "training.epochs=2")
+        assert refused.codes == [2] and "without a checkpoint to go on from" in refused.text
+    assert "finished: nothing to do" in case.start(tmp_path / "run", "training.epochs=1").succeeded().text
 
 
 def test_what_makes_a_run_may_not_change_half_way_and_what_does_not_may(
@@ -243,3 +246,86 @@ def test_only_the_last_checkpoints_and_the_best_weights_stay(
     there = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert [name for name in there if name.startswith("step")] == ["step-00000020", "step-00000024", "step-00000028"]
     assert len([name for name in there if name.startswith("best")]) in {1, 2}
+
+
+def test_a_longer_run_that_is_cut_short_goes_on_and_is_not_taken_for_the_shorter_one(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    settings = ["training.schedule=constant", "training.warmup_fraction=0"]
+    case.start(tmp_path / "whole", *settings).succeeded()
+    run = tmp_path / "run"
+    case.start(run, *settings, "training.epochs=2").succeeded()
+    _, *arguments = case.arguments(run, *settings)
+    case.forks.run("cache-teacher", *arguments, f"teacher.store.path={tmp_path / 'store'}").succeeded()
+    for fault in ("SIGTERM", "kill"):
+        cut = case.start(run, *settings, faults=[{"at": "step", "count": 5, "do": fault}])
+        assert cut.codes == [EXIT_STOPPED if fault == "SIGTERM" else -9]
+    assert "finished: nothing to do" not in case.start(run, *settings).succeeded().text
+    assert differences(tmp_path / "whole", run) == []
+
+
+def test_no_good_checkpoint_gives_way_to_a_damaged_one(cases: dict[tuple[str, int], Case], tmp_path: Path) -> None:
+    case = cases["streaming", 1]
+    directory = tmp_path / "run"
+    case.start(directory, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    for checkpoint in (directory / "checkpoints").glob("step-*"):
+        (checkpoint / "manifest.json").write_text("{}")
+    insisting = case.start(directory, "run.resume=must")
+    assert insisting.codes == [2] and "run.resume: must, but no checkpoint in" in insisting.text
+    anew = case.start(directory, faults=[{"at": "step", "count": 6, "do": "SIGTERM"}])
+    assert anew.codes == [EXIT_STOPPED] and "can be used: this training begins anew" in anew.text
+    assert "goes on after step 6 of 39" in case.start(directory).succeeded().text
+    assert differences(case.plain, directory) == []
+
+
+def test_how_many_best_weights_are_kept_may_change_half_way(cases: dict[tuple[str, int], Case], tmp_path: Path) -> None:
+    case = cases["streaming", 1]
+    directory, last = tmp_path / "run", "evaluation.keep=last"
+    for keep_best, step in ((0, 18), (1, 7), (3, 6)):
+        fault = {"at": "step", "count": step, "do": "SIGTERM"}
+        case.start(directory, last, f"checkpoint.keep_best={keep_best}", faults=[fault])
+    assert "goes on after step 31 of 39" in case.start(directory, last).succeeded().text
+
+
+def test_best_weights_do_not_pile_up_between_two_checkpoints(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    for background in (False, True):
+        directory = tmp_path / f"{background}"
+        settings = ["evaluation.every_steps=1", "checkpoint.every_steps=100", f"checkpoint.background={background}"]
+        case.start(directory, *settings, faults=[{"at": "step", "count": 30, "do": "kill"}])
+        there = list((directory / "checkpoints").iterdir()) if (directory / "checkpoints").is_dir() else []
+        assert len(there) <= 1, there
+
+
+def test_other_train_examples_are_not_gone_on_with(cases: dict[tuple[str, int], Case], tmp_path: Path) -> None:
+    case = cases["streaming", 1]
+    data = shutil.copytree(case.data, tmp_path / "data")
+    command = recipe(data, case.teacher, tmp_path / "run")
+    case.forks.run(*command, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    train = data / "train.jsonl"
+    lines = train.read_text().splitlines()
+    train.write_text("\n".join(lines[:-1]) + "\n")
+    refused = case.forks.run(*command)
+    assert refused.codes == [2] and "was begun with other train examples than these" in refused.text
+    train.write_text("\n".join(reversed(lines)) + "\n")
+    case.forks.run(*command).succeeded()
+    assert differences(case.plain, tmp_path / "run") == [], "their order in the file is nobody's"
+
+
+def test_write_through_goes_on_with_the_same_signals_on_another_number_of_ranks(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    settings = [
+        "teacher.source=write_through", "teacher.store.encoding.type=top_k", "teacher.store.encoding.k=2",
+        "teacher.store.shard_rows=10", "student.dropout=0", "checkpoint.every_steps=6",
+    ]  # fmt: skip
+    case.start(tmp_path / "plain", *settings, f"teacher.store.path={tmp_path / 'a'}").succeeded()
+    settings.append(f"teacher.store.path={tmp_path / 'b'}")
+    case.start(tmp_path / "moved", *settings, faults=[{"at": "step", "count": 12, "do": "kill"}])
+    case.start(tmp_path / "moved", *settings, ranks=2).succeeded()
+    for one, other in zip(step_rows(tmp_path / "plain"), step_rows(tmp_path / "moved"), strict=True):
+        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=1e-5, abs=1e-5), one["step"]

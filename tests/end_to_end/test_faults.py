@@ -131,6 +131,16 @@ def test_an_error_on_one_rank_is_told_with_its_rank_and_ends_the_job(
     assert "[rank 1] KeyError: 'planted'" in failed.stderr and "[rank 1] Traceback" in failed.stderr
 
 
+def test_an_error_on_one_rank_that_caches_is_told_by_all_at_once(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    _, *settings = recipe(tiny_data, tiny_teacher, tmp_path / "run", f"teacher.store.path={tmp_path / 'store'}")
+    fault = {"at": "shard", "count": 2, "do": "raise", "rank": 1}
+    failed = forks.run("cache-teacher", *settings, "teacher.store.shard_rows=20", ranks=2, faults=[fault], timeout=60)
+    assert failed.codes == [1, 1] and failed.seconds < 45
+    assert "accel-kd: failed: KeyError('planted') (rank 1)" in failed.text
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_too_little_memory_names_what_was_asked_and_the_settings_that_halve_it(
     forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, ranks: int

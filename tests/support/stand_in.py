@@ -74,10 +74,11 @@ def run_until_stopped(fault: str, directory: Path) -> int:
         metrics.write('{"run": {}}\n')
         while not requests:
             step += 1
-            metrics.write(json.dumps({"step": step, "train/loss": 1.0}) + '\n{"ste')  # and a torn line
-            metrics.flush()
-            time.sleep(0.01)
-            metrics.write("p\n")
+            row = json.dumps({"step": step, "train/loss": 1.0}) + "\n"
+            for half in (row[:14], row[14:]):  # whoever reads it now reads a torn line
+                metrics.write(half)
+                metrics.flush()
+                time.sleep(0.01 if half == row[:14] else 0)
     if fault == "orphan":
         subprocess.Popen(["sleep", "600"])
     time.sleep(SECONDS_TO_CHECKPOINT)

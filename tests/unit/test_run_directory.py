@@ -155,7 +155,12 @@ def test_a_run_may_be_asked_for_more_and_a_finished_one_is_then_unfinished(direc
     assert open_again(SETTINGS) is RunState.FINISHED
     with pytest.raises(UserError, match="training.seed: 42 there, 43 here"):
         open_again({**longer, "training": {"epochs": 5, "seed": 43}})
+    with pytest.raises(UserError, match="without a checkpoint to go on from"):
+        open_again(longer)
+    assert open_again(SETTINGS) is RunState.FINISHED, "a refusal changes nothing"
+    (directory.checkpoints / "step-00000007").mkdir(parents=True)
     assert open_again(longer) is RunState.UNFINISHED
+    assert open_again(longer) is RunState.UNFINISHED, "until the longer run is finished"
     assert yaml.safe_load(directory.config.read_text()) == longer
     with pytest.raises(UserError, match="training.epochs: 5 there, 3 here"):
         open_again(SETTINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,16 @@ def test_a_disk_that_takes_no_status_does_not_hide_what_the_run_says(
 ) -> None:
     attempt = StatusWriter(tmp_path / "gone", "distill")
     attempt.ended("failed", "no space")
+
+
+def test_what_a_background_thread_reports_does_not_undo_how_the_run_ended(tmp_path: Path) -> None:
+    for number in range(60):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        attempt = StatusWriter(directory, "distill")
+        reporting = threading.Thread(target=attempt.reached, args=("student", 8, 39))
+        reporting.start()
+        attempt.ended("failed", "planted")
+        reporting.join()
+        found = read_status(directory)
+        assert found is not None and (found.state, found.step) == ("failed", 8)

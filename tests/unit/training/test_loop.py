@@ -309,3 +309,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_examples_and_before
         story.run(20, 4, save_every=4)
     assert story.of("save") == [(4, False)]
     assert [row["step"] for row in story.rows if "train/loss" in row][-1] >= 6, "its row is in the log"
+
+
+def test_a_run_that_was_out_of_patience_at_its_end_is_so_when_it_is_given_more_steps() -> None:
+    whole = Story([0.5, 0.4, 0.3, 0.2, 0.1])
+    assert whole.run(10, 2, patience=3).steps == 8
+    short = Story([0.5, 0.4, 0.3, 0.2])
+    state = short.run(8, 2, patience=3)
+    assert not state.stopped_early, "it came to its end"
+    later = Story([0.1], steps=8)
+    assert later.run(10, 2, state, patience=3).stopped_early and later.of("step") == []
