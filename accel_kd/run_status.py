@@ -76,11 +76,6 @@ class StatusWriter:
             self._status = dataclasses.replace(self._status, part=before.part, step=before.step)
             self._status = dataclasses.replace(self._status, total_steps=before.total_steps)
 
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        return self._status.attempt
-
     def begun(self) -> None:
         """The attempt has begun."""
         self._write({})

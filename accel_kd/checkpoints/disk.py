@@ -43,15 +43,6 @@ def regular_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def flush(path: Path) -> None:
-    """Returns when a file's bytes, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def refuse_lack_of_space(path: Path, num_bytes: int) -> None:
     """Raises `RunFailure`, with the numbers, where the disk of `path` has no room for `num_bytes` more."""
     status = os.statvfs(path)

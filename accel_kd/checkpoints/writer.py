@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from safetensors.torch import save_file
 from torch import Tensor
 
-from accel_kd.checkpoints.disk import REMOVED, checksum, delete, discard, disk_failures, flush, refuse_lack_of_space
+from accel_kd.checkpoints.disk import REMOVED, checksum, delete, discard, disk_failures, refuse_lack_of_space
 from accel_kd.checkpoints.manifest import (
     JSON,
     MANIFEST,
@@ -34,7 +34,7 @@ from accel_kd.checkpoints.manifest import (
 )
 from accel_kd.checkpoints.reader import published, read_folder
 from accel_kd.errors import RunFailure
-from accel_kd.run_directory import write_atomically
+from accel_kd.run_directory import flush, write_atomically
 
 Content: TypeAlias = Mapping[str, Mapping[str, Tensor] | dict[str, Any]]
 """File name -> tensors on the CPU (`*.safetensors`) or a JSON value of finite numbers, lists and dicts (`*.json`)."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.logit_store.keys import CodedKeys, Keys, digest_of, short_keys
 from accel_kd.logit_store.manifest import SHARDS, ShardEntry
+from accel_kd.run_directory import flush
 
 _BLOCK = 1 << 22
 _OWN = {"keys_upper", "keys_lower", "labelled", "correct", "offsets"}
@@ -91,10 +92,10 @@ def write_shard(folder: Path, rows: ShardRows, low_bytes: int) -> ShardEntry:
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(_tensors(rows, low_bytes), temporary)
         temporary.chmod(0o666 & ~_umask())  # safetensors leaves a file that only its owner can read
-        _flush(temporary)
+        flush(temporary)
         sha256, xxh3, num_bytes = checksums(temporary)
         temporary.replace(target)
-        _flush(target.parent)
+        flush(target.parent)
     except Exception as error:  # safetensors wraps the system's errors in its own
         temporary.unlink(missing_ok=True)
         raise disk_failure(error, target) from error
@@ -194,14 +195,6 @@ def _umask() -> int:
 
 def _unpack(bits: Tensor, count: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits.numpy(), count=count).astype(np.bool_)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(folder: Path, entry: ShardEntry, how: str) -> UserError:

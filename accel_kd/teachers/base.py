@@ -35,3 +35,20 @@ class TeacherSource(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave on this rank."""
         ...
+
+
+class WithoutMemory:
+    """For sources whose signal depends on its batch alone: epochs and checkpoints are nothing to them."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Nothing to do."""
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""

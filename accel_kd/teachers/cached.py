@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from accel_kd.logit_store.reader import StoreReader
 from accel_kd.signals import Batch, Signal, SignalNeeds, SparseSignal, TeacherSignal
+from accel_kd.teachers.base import WithoutMemory
 
 
-class CachedTeacher:
+class CachedTeacher(WithoutMemory):
     """Reads the rows that `Batch.teacher_rows` numbers."""
 
     def __init__(self, reader: StoreReader, places: NDArray[np.int64], columns: Sequence[int] | None = None) -> None:
@@ -28,19 +28,6 @@ class CachedTeacher:
     def provides(self) -> SignalNeeds:
         """What the store's encoding kept."""
         return self._reader.encoding.provides
-
-    def start_epoch(self, epoch: int) -> None:
-        """Nothing to do."""
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: a signal depends on its batch alone."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> TeacherSignal:

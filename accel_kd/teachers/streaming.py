@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from accel_kd.signals import Batch, Signal, SignalNeeds
 from accel_kd.tasks.base import Task
+from accel_kd.teachers.base import WithoutMemory
 
 STEADY_ROWS = 48
 """From about this many rows on, matrix kernels give a row the same bits whatever rows stand beside it, at like padding:
@@ -20,7 +20,7 @@ _FEWEST_ROWS = 2
 """A batch of one row is multiplied by matrix-vector kernels, which round otherwise for every model that was tried."""
 
 
-class StreamingTeacher:
+class StreamingTeacher(WithoutMemory):
     """Never goes through `Accelerator.prepare`: a checkpoint would carry it, and FSDP2 refuses a second model."""
 
     provides = SignalNeeds(logits=True, every_logit=True, exact=True, temperatures=None)
@@ -40,19 +40,6 @@ class StreamingTeacher:
         self._device = device
         self._columns = None if columns is None else torch.tensor(list(columns), device=device)
         self._min_rows = max(min_rows, _FEWEST_ROWS)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Nothing to do."""
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: a signal depends on its batch alone."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Signal:

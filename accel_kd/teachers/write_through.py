@@ -13,6 +13,7 @@ from accel_kd.logit_store.keys import Keys
 from accel_kd.logit_store.reader import StoreReader
 from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.signals import Batch, Signal, SignalNeeds, TeacherSignal
+from accel_kd.teachers.base import WithoutMemory
 from accel_kd.teachers.cached import CachedTeacher, in_label_order
 from accel_kd.teachers.streaming import StreamingTeacher
 
@@ -132,7 +133,7 @@ class WriteThroughTeacher:
             self._cached = CachedTeacher(reader, self._places, columns)
 
 
-class ScoringTeacher:
+class ScoringTeacher(WithoutMemory):
     """Scores held-out splits beside a `WriteThroughTeacher`: always by the teacher's own logits.
 
     The scores of a run must not depend on how much of the store was there when it began.
@@ -142,20 +143,6 @@ class ScoringTeacher:
 
     def __init__(self, source: WriteThroughTeacher) -> None:
         self._source = source
-
-    def start_epoch(self, epoch: int) -> None:
-        """Nothing to do."""
-
-    def flush(self) -> None:
-        """The source's own."""
-        self._source.flush()
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: a signal depends on its batch alone."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
 
     def signal(self, batch: Batch) -> Signal:
         """As `WriteThroughTeacher.streamed`."""
