@@ -16,8 +16,8 @@ def install(fault: dict[str, Any]) -> None:
     """Makes the `count`-th passage of the place `at` do what `do` says, on `rank` or on all.
 
     `at` is a key of `_places`; `do` is `kill` (SIGKILL to oneself), `hang`, `raise`, `exhaust` (as an allocator does),
-    the name of a signal that is sent to oneself, or `log:FILE`, which only counts. `{"without": GUARD}` switches off a
-    guard of the program instead, to show that the tests need it.
+    `spoil` (a micro-batch whose logits are NaN), the name of a signal that is sent to oneself, or `log:FILE`, which
+    only counts. `{"without": GUARD}` switches off a guard of the program instead, to show that the tests need it.
     """
     if "without" in fault:
         _switch_off(fault["without"])
@@ -34,6 +34,8 @@ def install(fault: dict[str, Any]) -> None:
         if fault["do"].startswith("log:"):
             with open(fault["do"].removeprefix("log:"), "a") as log:
                 log.write(f"{passed[0]}\n")
+        elif passed[0] == fault["count"] and fault["do"] == "spoil":
+            return _with_nan_weights(arguments[0], lambda: original(*arguments, **keywords))
         elif passed[0] == fault["count"]:
             _do(fault["do"])
         return original(*arguments, **keywords)
@@ -63,6 +65,21 @@ def _do(action: str) -> None:
         os.kill(os.getpid(), getattr(signal, action))
 
 
+def _with_nan_weights(step: Any, work: Any) -> Any:
+    """Runs `work` with a student whose answers are not finite."""
+    model = step._engine.model
+    hook = model.register_forward_hook(lambda module, inputs, output: _spoilt(output))
+    try:
+        return work()
+    finally:
+        hook.remove()
+
+
+def _spoilt(output: Any) -> Any:
+    output.logits = output.logits * float("nan")
+    return output
+
+
 def _places() -> dict[str, tuple[Any, str]]:
     from accel_kd.logit_store import shard_builder
     from accel_kd.metrics.scored_rows import RowCollector
@@ -82,6 +99,7 @@ def _places() -> dict[str, tuple[Any, str]]:
 def _switch_off(guard: str) -> None:
     from accel_kd.checkpoints import reader
     from accel_kd.distributed.stop_requests import StopRequests
+    from accel_kd.engines import Fsdp2Engine, ReplicatedEngine, ZeroEngine
     from accel_kd.training import checkpointing, health, loop
 
     def nothing(*arguments: Any, **keywords: Any) -> None:
@@ -90,7 +108,8 @@ def _switch_off(guard: str) -> None:
     if guard == "random state":
         checkpointing.set_random_state = nothing
     elif guard == "optimizer":
-        checkpointing.set_optimizer_tensors = nothing
+        for engine in (Fsdp2Engine, ReplicatedEngine, ZeroEngine):
+            engine.load_optimizer_state = nothing  # type: ignore[method-assign]
     elif guard == "position":
         loop.divmod = lambda steps, per_epoch: (steps // per_epoch, 0)  # type: ignore[attr-defined]
     elif guard == "checksums":
