@@ -152,7 +152,9 @@ class _Verification:
         data = read_data(config)
         # Two epochs, the last batch of each cut short; on the last rank a batch of evaluation that is all filler.
         num_train = self._batch_size * (steps // 2) - self._batch_size // 3
-        num_validation = 2 * self._settings.ranks * _EVALUATION_BATCH + 1
+        available, ranks = len(data.splits["validation"]), self._settings.ranks
+        evaluated_at_once = min(_EVALUATION_BATCH, max(1, (available - 1) // (2 * ranks)))
+        num_validation = 2 * ranks * evaluated_at_once + 1
         sample = write_sample(data, self._folder / "data", num_train, num_validation)
         recipe = config.model_dump(mode="json")
         recipe["data"] |= sample
@@ -163,7 +165,7 @@ class _Verification:
             "precision": "no", "early_stopping_patience": None, "num_workers": 0, "max_nonfinite_steps": 0,
         }  # fmt: skip
         recipe["evaluation"] |= {
-            "every_steps": steps, "micro_batch_size": _EVALUATION_BATCH, "metric": "accuracy", "keep": "last",
+            "every_steps": steps, "micro_batch_size": evaluated_at_once, "metric": "accuracy", "keep": "last",
         }  # fmt: skip
         recipe["checkpoint"] = {"keep_last": 1, "keep_best": 0}
         recipe["tracking"] = {"mode": "disabled", "log_every_steps": 1}
