@@ -25,6 +25,7 @@ from accel_kd.evaluation import Evaluator, Scores
 from accel_kd.export.model_folder import read_weights, write_model
 from accel_kd.export.predictions import write_predictions
 from accel_kd.metrics.meters import StepMeter
+from accel_kd.models.projected_student import ProjectedStudent, without_projections
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
 from accel_kd.signals import IGNORED_LABEL
@@ -59,7 +60,7 @@ class ModelRun:
 
     title: str
     directory: RunDirectory
-    make_model: Callable[[], PreTrainedModel]
+    make_model: Callable[[], PreTrainedModel | ProjectedStudent]
     tokenizer: PreTrainedTokenizerBase
     task: Task
     objective: WeightedSum
@@ -188,8 +189,9 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
     scores = _fit(accelerator, run, training)
     if run.keep == "best":
         training.checkpoints.load_best(training.state.best[0].step)
-    on_main_rank(accelerator, lambda: write_model(training.model, run.tokenizer, run.directory.model))
-    read_weights(accelerator.unwrap_model(training.prepared), run.directory.model)
+    exported = without_projections(training.model)
+    on_main_rank(accelerator, lambda: write_model(exported, run.tokenizer, run.directory.model))
+    read_weights(without_projections(accelerator.unwrap_model(training.prepared)), run.directory.model)
     if scores is None:  # an earlier attempt scored these weights
         scores = run.validation.score(training.prepared)
     test = None if run.test is None else run.test.score(training.prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from accel_kd.objectives import WeightedSum, total
-from accel_kd.signals import Batch, StepBatches
+from accel_kd.signals import Batch, Signal, StepBatches
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 
@@ -41,6 +42,7 @@ class EagerStep:
         self._schedule = schedule
         self._task = task
         self._objective = objective
+        self._reads_hidden_states = bool(objective.needs.hidden_states)
         self._teacher = teacher
         self._max_grad_norm = max_grad_norm
 
@@ -76,7 +78,8 @@ class EagerStep:
         middle must not add them up as a first step does."""
         batch = batches.micro_batches[0].to(self._accelerator.device)
         self.model.train()
-        loss = self._task.score(batch, self.model(**batch.inputs)).logits.sum()
+        student = self._student(batch)
+        loss = student.logits.sum() + sum(states.sum() for states in (student.hidden_states or {}).values())
         self._accelerator.backward(0.0 * loss)
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -100,10 +103,14 @@ class EagerStep:
         elif bool(is_finite):
             self._optimizer.step()
 
+    def _student(self, batch: Batch) -> Signal:
+        output = self.model(**batch.inputs)
+        signal = self._task.score(batch, output)
+        return replace(signal, hidden_states=output.hidden_states) if self._reads_hidden_states else signal
+
     def _accumulate(self, batch: Batch, batches: StepBatches, losses: dict[str, Tensor]) -> None:
         batch = batch.to(self._accelerator.device)
-        output = self.model(**batch.inputs)
-        student = self._task.score(batch, output)
+        student = self._student(batch)
         teacher = None if self._teacher is None else self._teacher.signal(batch)
         terms = self._objective(student, teacher, batch.targets)
         loss = total(terms, batches.global_counts)

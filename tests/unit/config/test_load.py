@@ -173,6 +173,7 @@ def test_a_later_override_replaces_an_earlier_one_and_null_leaves_a_section_for_
         ("data: {path: d}\ndata: {path: e}\n", "at line 2: the key 'data' stands twice"),
         ("data:\n  path: d\n  splits:\n    test: a\n    test: a\n", "at line 5: the key 'test' stands twice"),
         ("objective:\n  terms:\n  - {type: logit_mse, type: logit_mse}\n", "at line 3: the key 'type' stands twice"),
+        ("objective:\n  terms:\n  - {layers: {1: 2, 1: 3}}\n", "at line 3: the key 1 stands twice"),
         ("data: {? [1] : 2}\n", "at line 1: found unhashable key"),
         ("data: !!timestamp x\n", ": "),
         ("data: !!python/object:os.system x\n", "at line 1: could not determine a constructor"),
