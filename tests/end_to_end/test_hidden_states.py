@@ -141,3 +141,30 @@ def test_hidden_states_alone_are_a_loss_too(case: Case, tmp_path: Path, ranks: i
     case.start(tmp_path / "run", *settings, terms=terms, ranks=ranks).succeeded()
     rows = step_rows(tmp_path / "run")
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_a_student_of_another_kind_is_compared_where_it_reads_the_same_tokens(case: Case, tmp_path: Path) -> None:
+    """Its tokenizer differs in a token that no text meets, and it takes fewer inputs than the teacher."""
+    other = write_model(tmp_path / "other", "distilbert", layers=2, width=16, spread=0.05)
+    settings = other / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"mask_token": "[UNK]"}))
+    case.start(tmp_path / "run", f"student.model={other}", "training.max_steps=6").succeeded()
+    rows = step_rows(tmp_path / "run")
+    assert rows[-1]["train/loss_hidden_states"] < rows[0]["train/loss_hidden_states"]
+
+
+def test_equally_wide_models_are_compared_as_they_are_unless_a_projection_is_asked_for(
+    case: Case, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """A student with all of the teacher's layers: its states are the teacher's until its weights move."""
+    own = ["student.init=teacher_layers", "student.model=null", "student.layers=4", "student.dropout=0"]
+    found = {}
+    for projection in ("auto", "never", "always"):
+        terms = f"{{type: hidden_states, layers: {{1: 1, 4: -1}}, projection: {projection}}}"
+        directory = tmp_path / projection
+        case.start(directory, *own, "training.max_steps=2", "evaluation.every_steps=2", terms=terms).succeeded()
+        [last] = (directory / "checkpoints").glob("step-*")
+        names = [name for name in load_file(last / "student.safetensors") if "projections" in name]
+        found[projection] = (step_rows(directory)[0]["train/loss"], len(names))
+    assert found["auto"] == found["never"] == (pytest.approx(0.0, abs=1e-9), 0)
+    assert found["always"][0] > 0.1 and found["always"][1] == 2
