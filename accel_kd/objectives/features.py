@@ -56,10 +56,10 @@ class HiddenStates:
         assert student.hidden_states is not None, "a student without hidden states"
         assert targets.tokens is not None, "it is not known which tokens count"
         distance = mean_squared_difference if self.distance == "mse" else cosine_distance
+        # What the teacher says elsewhere need not be blanked: the student's blanked states stop its gradient.
         per_token = [
             distance(
-                blank_uncounted(student.hidden_states[of_student], targets.tokens),
-                blank_uncounted(teacher.hidden_states[of_teacher], targets.tokens),
+                blank_uncounted(student.hidden_states[of_student], targets.tokens), teacher.hidden_states[of_teacher]
             )
             for of_student, of_teacher in self.layers
         ]

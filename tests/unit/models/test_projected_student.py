@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -103,6 +106,37 @@ def test_every_parameter_has_a_gradient_also_where_no_token_counts(student: PreT
     (loss + torch.where(torch.tensor(False), output.logits, 0.0).sum()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and (parameter.grad == 0).all(), name
+
+
+def test_sharded_by_the_students_own_blocks_it_has_the_same_gradient(student: PreTrainedModel, tmp_path: Path) -> None:
+    """By `fully_shard` on one rank, whose hooks have to find the states in the output."""
+    model, batch = ProjectedStudent(student, PROJECTIONS).train(), inputs()
+
+    def gradient() -> dict[str, Tensor]:
+        model.zero_grad()
+        output = model(**batch)
+        (output.logits.sum() + sum(states.square().sum() for states in output.hidden_states.values())).backward()
+        found = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return {
+            n: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone() for n, tensor in found.items()
+        }
+
+    expected = gradient()
+    distributed.init_process_group(
+        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for module in student.modules():
+            if type(module).__name__ in model._no_split_modules:
+                fully_shard(module, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        assert sum(isinstance(parameter, DTensor) for parameter in model.parameters()) == len(expected)
+        for name, tensor in gradient().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert model.eval()(**batch).hidden_states is None
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
