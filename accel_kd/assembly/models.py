@@ -90,9 +90,13 @@ def teacher_dtype(session: Session) -> str:
 
 
 def streaming_teacher(
-    session: Session, teacher: FoundTeacher, columns: Sequence[int] | None, min_rows: int = STEADY_ROWS
+    session: Session,
+    teacher: FoundTeacher,
+    columns: Sequence[int] | None,
+    min_rows: int = STEADY_ROWS,
+    hidden_states: frozenset[int] = frozenset(),
 ) -> StreamingTeacher:
-    """The teacher, loaded beside the student on this rank; `columns` and `min_rows` as in `StreamingTeacher`."""
+    """The teacher, loaded beside the student on this rank; the other arguments as in `StreamingTeacher`."""
     dtype = _DTYPES[teacher_dtype(session)]
     model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
-    return StreamingTeacher(model, session.task, session.accelerator.device, columns, min_rows)
+    return StreamingTeacher(model, session.task, session.accelerator.device, columns, min_rows, hidden_states)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
+from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.session import Session
 from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, open_existing, seal_with_receipt
 from accel_kd.canary import refuse_other_answers, refuse_other_labels
@@ -64,8 +65,9 @@ def teacher_for_run(
     if session.config.teacher.source == "streaming":
         training = session.config.training
         held_at_once = training.micro_batch_size or training.batch_size // session.accelerator.num_processes
-        streaming = streaming_teacher(session, teacher, teacher.columns, min(held_at_once, STEADY_ROWS))
-        return TeacherForRun(streaming, streaming, splits, {}, lambda: None)
+        layers = objective(session.config.objective).needs.hidden_states
+        streaming = streaming_teacher(session, teacher, teacher.columns, min(held_at_once, STEADY_ROWS), layers)
+        return TeacherForRun(streaming, streaming.without_hidden_states(), splits, {}, lambda: None)
     served = served_splits(session, splits)
     place, numbered = locate_store(session, teacher, shape, tokenizer, served)
     splits = {**splits, **numbered}
