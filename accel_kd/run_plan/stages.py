@@ -183,7 +183,7 @@ class Planner:
         is_forward = asked is not None and parts.beside == forward
         return _stage(
             name, rows, length, parts,
-            teacher_weights=self._teacher_weights(config, placement) if asked is not None else 0,
+            teacher_weights=self._teacher_weights(config, placement),
             teacher_forward=parts.beside if is_forward else 0,
             logits=0 if is_forward else parts.beside,
         )  # fmt: skip

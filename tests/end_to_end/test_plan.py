@@ -23,7 +23,7 @@ def test_the_demo_is_planned_and_a_gpu_that_is_too_small_is_refused(tmp_path: Pa
     fitting = succeeded(accel_kd("plan", "demo", "--gpus", "8", "--gpu-memory", "80GB"))
     assert fitting.stdout.splitlines()[-1].startswith("fits: ")
     assert "teacher 22,725,921" in fitting.stdout and "3,600 train" in fitting.stdout
-    small = accel_kd("plan", "demo", "--gpu-memory", "1400MB", "--json", tmp_path / "plan.json")
+    small = accel_kd("plan", "demo", "--gpu-memory", "1450MB", "--json", tmp_path / "plan.json")
     assert small.returncode == 1, small.stderr
     verdict = small.stdout.splitlines()[-1]
     assert verdict.startswith("does not fit: teacher.finetune takes ") and "training.micro_batch_size=" in verdict
