@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,10 @@ from accel_kd.models.student import (
     from_teacher_layers,
     with_dropout,
 )
+from accel_kd.teachers.placement import Placement, describe, whole_on_every_rank
 from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -90,9 +94,18 @@ def teacher_dtype(session: Session) -> str:
 
 
 def streaming_teacher(
-    session: Session, teacher: FoundTeacher, columns: Sequence[int] | None, min_rows: int = STEADY_ROWS
+    session: Session,
+    teacher: FoundTeacher,
+    columns: Sequence[int] | None,
+    min_rows: int = STEADY_ROWS,
+    *,
+    placement: Placement,
 ) -> StreamingTeacher:
-    """The teacher, loaded beside the student on this rank; `columns` and `min_rows` as in `StreamingTeacher`."""
+    """The teacher, loaded and put in its place; `columns`, `min_rows` and `placement` as in `StreamingTeacher`."""
+    device, world_size = session.accelerator.device, session.accelerator.num_processes
     dtype = _DTYPES[teacher_dtype(session)]
-    model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
-    return StreamingTeacher(model, session.task, session.accelerator.device, columns, min_rows)
+    with whole_on_every_rank():
+        model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
+    source = StreamingTeacher(model, session.task, device, columns, min_rows, placement, world_size)
+    logger.info("teacher: %s", describe(source.model, placement, device, world_size))
+    return source

@@ -16,8 +16,9 @@ def install(fault: dict[str, Any]) -> None:
     """Makes the `count`-th passage of the place `at` do what `do` says, on `rank` or on all.
 
     `at` is a key of `_places`; `do` is `kill` (SIGKILL to oneself), `hang`, `raise`, `exhaust` (as an allocator does),
-    the name of a signal that is sent to oneself, or `log:FILE`, which only counts. `{"without": GUARD}` switches off a
-    guard of the program instead, to show that the tests need it.
+    the name of a signal that is sent to oneself, `log:FILE`, which only counts, or `sharded:FILE`, which writes down
+    how many parameters of sharded models this process has. `{"without": GUARD}` switches off a guard of the program
+    instead, to show that the tests need it.
     """
     if "without" in fault:
         _switch_off(fault["without"])
@@ -34,6 +35,10 @@ def install(fault: dict[str, Any]) -> None:
         if fault["do"].startswith("log:"):
             with open(fault["do"].removeprefix("log:"), "a") as log:
                 log.write(f"{passed[0]}\n")
+        elif fault["do"].startswith("sharded:"):
+            if passed[0] == fault["count"]:
+                with open(fault["do"].removeprefix("sharded:"), "a") as log:
+                    log.write(f"{_num_sharded()}\n")
         elif passed[0] == fault["count"]:
             _do(fault["do"])
         return original(*arguments, **keywords)
@@ -61,6 +66,14 @@ def _do(action: str) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 1")
     else:
         os.kill(os.getpid(), getattr(signal, action))
+
+
+def _num_sharded() -> int:
+    import gc
+
+    from torch.distributed.tensor import DTensor
+
+    return sum(isinstance(thing, DTensor) for thing in gc.get_objects())
 
 
 def _places() -> dict[str, tuple[Any, str]]:

@@ -1,0 +1,77 @@
+"""A teacher on forked ranks, in each of its places: what it answers, and how much of it each rank keeps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+PLACEMENTS = ("replicated", "sharded", "offloaded")
+NUM_BATCHES = 3
+
+
+def answer(teacher: str, output: str) -> None:
+    """Writes what this rank gets from the teacher in the folder `teacher` in each place, `NUM_BATCHES` times.
+
+    `output` gets `PLACEMENT_RANK.safetensors` with the logits, and the number of parameters held between two calls.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    session, found = _session(teacher)
+    for placement in PLACEMENTS:
+        save_file(_answers(session, found, placement, rank), Path(output) / f"{placement}_{rank}.safetensors")
+
+
+def answer_under_efficient_loading(teacher: str, output: str) -> None:
+    """As `answer`, where the launch tells Transformers that ranks beyond the first need not read weights."""
+    session, found = _session(teacher)
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    rank = int(os.environ["RANK"])
+    save_file(_answers(session, found, "replicated", rank), Path(output) / f"replicated_{rank}.safetensors")
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+
+
+def batch(rank: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids `[n, length]` and their mask: other texts, and other numbers of them, on every rank."""
+    generator = torch.Generator().manual_seed(10 * rank + number)
+    rows, length = 50 + 7 * rank + number, 9 + 4 * number
+    ids = torch.randint(4, 30, (rows, length), generator=generator)
+    lengths = torch.randint(2, length + 1, (rows, 1), generator=generator)
+    return ids, (torch.arange(length) < lengths).long()
+
+
+def _session(teacher: str) -> tuple[Any, Any]:
+    from accel_kd.assembly.models import FoundTeacher
+    from accel_kd.assembly.session import Session
+    from accel_kd.config.schema import RunConfig
+    from accel_kd.distributed import startup
+    from accel_kd.models.loading import Checkpoint
+    from accel_kd.tasks.sequence_classification import SequenceClassification
+    from tests.support.tiny import LABELS
+
+    config = RunConfig.model_validate({"data": {"path": "unread"}, "teacher": {"model": teacher}})
+    accelerator = startup.start("no", 60)
+    task = SequenceClassification(LABELS)
+    # What loads a teacher reads neither data nor directories.
+    unread: Any = None
+    session = Session(config, accelerator, unread, unread, task, {}, unread)
+    return session, FoundTeacher(Checkpoint(teacher, "teacher.model"), None, is_finetuned_here=False)
+
+
+def _answers(session: Any, found: Any, placement: Any, rank: int) -> dict[str, torch.Tensor]:
+    from accel_kd.assembly.models import streaming_teacher
+    from accel_kd.signals import Batch, Targets
+    from accel_kd.teachers.placement import held_parameters
+
+    source = streaming_teacher(session, found, None, placement=placement)
+    tensors = {}
+    for number in range(NUM_BATCHES):
+        ids, mask = batch(rank, number)
+        targets = Targets(torch.zeros(len(ids), dtype=torch.long), torch.ones(len(ids), dtype=torch.bool))
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        tensors[f"logits_{number}"] = source.signal(Batch(torch.arange(len(ids)), inputs, targets)).logits
+    tensors["num_held"] = torch.tensor(held_parameters(source.model))
+    tensors["num_parameters"] = torch.tensor(source.model.num_parameters())
+    return tensors
