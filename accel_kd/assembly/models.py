@@ -25,7 +25,7 @@ from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def streaming_teacher(
 ) -> StreamingTeacher:
     """The teacher, loaded and put in its place; `columns`, `min_rows` and `placement` as in `StreamingTeacher`."""
     device, world_size = session.accelerator.device, session.accelerator.num_processes
-    dtype = _DTYPES[teacher_dtype(session)]
+    dtype = DTYPES[teacher_dtype(session)]
     with whole_on_every_rank():
         model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
     source = StreamingTeacher(model, session.task, device, columns, min_rows, placement, world_size)

@@ -207,7 +207,7 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         f"{num_bytes:,}",
     )
     on_main_rank(accelerator, lambda: refuse_lack_of_space(place.folder, num_bytes))
-    placement = teacher_placement(session, teacher)
+    placement = teacher_placement(session, teacher, beside_student=False)
     source = streaming_teacher(session, teacher, columns=None, placement=placement)
     settings = CaptureSettings(
         section.tokens_per_batch, accelerator.process_index, accelerator.num_processes, session.config.run.progress

@@ -67,7 +67,7 @@ def teacher_for_run(
         training = session.config.training
         held_at_once = training.micro_batch_size or training.batch_size // session.accelerator.num_processes
         min_rows = min(held_at_once, STEADY_ROWS)
-        placement = teacher_placement(session, teacher)
+        placement = teacher_placement(session, teacher, beside_student=True)
         streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, placement=placement)
         return TeacherForRun(streaming, streaming, splits, {}, lambda: None)
     served = served_splits(session, splits)
@@ -96,7 +96,7 @@ def _cached(
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
     scoring: TeacherSource = cached
     if not keeps_all:
-        placement = teacher_placement(session, teacher)
+        placement = teacher_placement(session, teacher, beside_student=False)
         scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
     return TeacherForRun(cached, scoring, splits, _facts(place, reader), lambda: None)
 
@@ -113,7 +113,7 @@ def _look_over(
     num_rows = session.config.teacher.store.canary_rows
     if not num_rows:
         return
-    placement = teacher_placement(session, teacher)
+    placement = teacher_placement(session, teacher, beside_student=False)
 
     def recompute(compare: Callable[[Callable[[], None]], None]) -> None:
         model = streaming_teacher(session, teacher, columns=None, placement=placement)
@@ -142,7 +142,7 @@ def _write_through(
         return open_existing(session, place)
 
     reader = seal(lambda: None)
-    placement = teacher_placement(session, teacher)
+    placement = teacher_placement(session, teacher, beside_student=True)
     source = WriteThroughTeacher(
         streaming_teacher(session, teacher, columns=None, placement=placement),
         reader,

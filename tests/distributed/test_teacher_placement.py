@@ -18,8 +18,9 @@ from tests.support.forks import ForkedRun, Forks
 from tests.support.placed_teachers import NUM_BATCHES, PLACEMENTS, batch
 
 _ANSWER = "tests.support.placed_teachers:answer"
-# 317 rows in shards of 30 make 11, which neither 2 nor 3 ranks share out evenly; a shard takes several calls.
-_STORE = ["teacher.store.shard_rows=30", "teacher.store.tokens_per_batch=1", "teacher.store.encoding.dtype=float32"]
+# 317 rows in shards of 70 make 5, which neither 2 nor 3 ranks share out evenly; in batches of 48 rows, most shards take
+# two calls, and the last one takes one.
+_STORE = ["teacher.store.shard_rows=70", "teacher.store.tokens_per_batch=1", "teacher.store.encoding.dtype=float32"]
 _SIZE = "training.batch_size=18"  # which 2 and 3 ranks share out
 _SHARDED = "teacher.placement=sharded"
 
@@ -66,6 +67,8 @@ def test_logits_are_those_of_one_process_to_the_last_bit(forks: Forks, tmp_path:
         else:
             # Rows of a tensor are not cut, so that shares are a little uneven; the classifier has five.
             assert sum(held) == whole and max(held) < 1.1 * whole / ranks
+            # Four layers and what is outside them; BERT's embeddings may not be split and count as one more.
+            assert int(parts[0]["num_gathered_apart"]) == (6 if kind == "bert" else 5)
 
 
 def test_a_launch_that_reads_weights_on_its_first_rank_alone_leaves_no_teacher_without(
@@ -93,6 +96,24 @@ def test_a_run_with_a_sharded_teacher_is_the_replicated_one_and_may_go_on_as_it(
     assert differences(plain, tmp_path / "mixed") == []
 
 
+def test_left_to_itself_it_is_put_on_each_rank_where_it_fits_and_says_why(
+    forks: Forks, plain: Path, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    run = forks.run(*recipe(tiny_data, tiny_teacher, tmp_path), ranks=2).succeeded()
+    assert differences(plain, tmp_path) == []  # to look at sizes moves no random generator
+    sizes, room = (line.partition("teacher placement: ")[2] for line in run.text.splitlines() if "placement: " in line)
+    assert sizes.startswith("sizes: 155.2 kB for the teacher's 38,789 parameters, ") and "the student " in sizes
+    assert room.startswith("room: ") and room.endswith(": replicated fits")
+    assert "teacher: replicated: whole on cpu" in run.text
+
+
+def test_too_little_memory_on_one_rank_has_all_of_them_share_the_teacher(forks: Forks, tmp_path: Path) -> None:
+    teacher = tiny.write_model(tmp_path / "teacher", layers=8)
+    forks.run("tests.support.placed_teachers:choose", teacher, tmp_path, ranks=2).succeeded()
+    for rank in (0, 1):
+        assert (tmp_path / f"{rank}.txt").read_text() == "sharded", rank
+
+
 class Caching:
     """`cache-teacher` into stores of one folder, with its bytes."""
 
@@ -118,13 +139,28 @@ def caching(forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -
     return Caching(forks, tiny_data, tiny_teacher, tmp_path)
 
 
-def test_sharded_over_any_number_of_ranks_it_fills_a_store_with_the_same_bytes(caching: Caching) -> None:
+@pytest.fixture(scope="module")
+def whole_store(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """The files of a store that one process filled."""
+    caching = Caching(forks, tiny_data, tiny_teacher, tmp_path_factory.mktemp("whole"))
     caching.run("whole").succeeded()
-    assert sum(name.endswith(".safetensors") for name in caching.files("whole")) == 11
+    return caching.files("whole")
+
+
+def shards_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.endswith(".safetensors")}
+
+
+def test_sharded_over_any_number_of_ranks_it_fills_a_store_with_the_same_bytes(
+    caching: Caching, whole_store: dict[str, bytes]
+) -> None:
+    assert len(shards_of(whole_store)) == 5
     for ranks in (2, 3):
         told = caching.run(f"by_{ranks}", _SHARDED, ranks=ranks).succeeded()
         assert f"teacher: sharded over {ranks} ranks" in told.text
-        assert caching.files(f"by_{ranks}") == caching.files("whole")
+        assert caching.files(f"by_{ranks}") == whole_store
 
 
 @pytest.mark.parametrize("encoding", ["full", "top_k"])
@@ -147,27 +183,26 @@ def test_a_sharded_teacher_looks_over_its_store_and_is_gone_when_training_begins
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_asked_to_stop_on_one_rank_all_leave_their_shards_and_go_on_to_the_same_bytes(
-    caching: Caching, ranks: int
+    caching: Caching, whole_store: dict[str, bytes], ranks: int
 ) -> None:
-    caching.run("whole").succeeded()
+    # The first batch is asked for twice: this is the first call of the second round, where the last of 3 ranks has no
+    # shard any more.
     fault = {"at": "teacher_batch", "count": 4, "do": "SIGTERM", "rank": ranks - 1}
     stopped = caching.run("parts", _SHARDED, ranks=ranks, faults=(fault,))
     assert set(stopped.codes) == {EXIT_STOPPED}, stopped.text
-    kept = sum(name.endswith(".safetensors") for name in caching.files("parts"))
-    assert 0 < kept < 11
+    assert len(shards_of(caching.files("parts"))) == ranks, "those of the first round, and none of the second"
     caching.run("parts", _SHARDED, ranks=ranks).succeeded()
-    weights = {name: data for name, data in caching.files("whole").items() if name.endswith(".safetensors")}
-    assert {n: data for n, data in caching.files("parts").items() if n.endswith(".safetensors")} == weights
+    assert shards_of(caching.files("parts")) == shards_of(whole_store)
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
-    [("teacher_batch", "rank 0 does not hear rank 1 any more"), ("shard", "KeyError('planted') (rank 1)")],
+    ("place", "count", "said"),
+    [("teacher_batch", 3, "rank 0 does not hear rank 1 any more"), ("shard", 2, "KeyError('planted') (rank 1)")],
     ids=["in the teacher's forward", "beside it"],
 )
-def test_an_error_on_one_rank_ends_them_all_at_once(caching: Caching, place: str, said: str) -> None:
+def test_an_error_on_one_rank_ends_them_all_at_once(caching: Caching, place: str, count: int, said: str) -> None:
     began = time.monotonic()
-    failed = caching.run("run", _SHARDED, ranks=2, faults=({"at": place, "count": 3, "do": "raise", "rank": 1},))
+    failed = caching.run("run", _SHARDED, ranks=2, faults=({"at": place, "count": count, "do": "raise", "rank": 1},))
     assert time.monotonic() - began < 30 and all(code > 0 for code in failed.codes), failed.text
     assert said in failed.text
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
 
 PLACEMENTS = ("replicated", "sharded", "offloaded")
 NUM_BATCHES = 3
@@ -33,6 +34,39 @@ def answer_under_efficient_loading(teacher: str, output: str) -> None:
     assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
 
 
+def choose(teacher: str, output: str) -> None:
+    """Lets `auto` decide where the last of the ranks, and it alone, has too little memory for the whole teacher.
+
+    `output` gets the decision of each rank as `RANK.txt`.
+    """
+    from accel_kd.assembly import placement
+
+    session, found = _session(teacher)
+    rank, last = session.accelerator.process_index, session.accelerator.num_processes - 1
+    free = _too_little(session, found) if rank == last else 10**9
+    placement.available_memory = lambda: (last + 1) * free
+    (Path(output) / f"{rank}.txt").write_text(placement.teacher_placement(session, found, beside_student=True))
+
+
+def _too_little(session: Any, found: Any) -> int:
+    """One byte less than the whole teacher takes, beside the student and the share that is kept free."""
+    from accel_kd.assembly import placement
+
+    asked: list[tuple[Any, ...]] = []
+    original = placement.choose_placement
+
+    def listening(*arguments: Any, **keywords: Any) -> Any:
+        asked.append(arguments)
+        return original(*arguments, **keywords)
+
+    placement.choose_placement = listening
+    placement._choice(session, found, 10**9, True)
+    placement.choose_placement = original
+    costs, bytes_per_parameter, student_bytes, *_ = asked[0]
+    needed = costs.num_parameters * bytes_per_parameter + costs.forward_peak_bytes + student_bytes
+    return int(needed / 0.9) - 1
+
+
 def batch(rank: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids `[n, length]` and their mask: other texts, and other numbers of them, on every rank."""
     generator = torch.Generator().manual_seed(10 * rank + number)
@@ -44,19 +78,20 @@ def batch(rank: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _session(teacher: str) -> tuple[Any, Any]:
     from accel_kd.assembly.models import FoundTeacher
-    from accel_kd.assembly.session import Session
+    from accel_kd.assembly.session import Session, start
     from accel_kd.config.schema import RunConfig
-    from accel_kd.distributed import startup
+    from accel_kd.data.labels import LabelledSplits
     from accel_kd.models.loading import Checkpoint
     from accel_kd.tasks.sequence_classification import SequenceClassification
     from tests.support.tiny import LABELS
 
-    config = RunConfig.model_validate({"data": {"path": "unread"}, "teacher": {"model": teacher}})
-    accelerator = startup.start("no", 60)
+    sections = {"teacher": {"model": teacher}, "student": {"init": "teacher_layers", "layers": 2}}
+    config = RunConfig.model_validate({"data": {"path": "unread", "max_length": 32}, **sections})
+    accelerator, config = start(config)
     task = SequenceClassification(LABELS)
-    # What loads a teacher reads neither data nor directories.
+    # What loads a teacher reads neither examples nor directories.
     unread: Any = None
-    session = Session(config, accelerator, unread, unread, task, {}, unread)
+    session = Session(config, accelerator, unread, LabelledSplits({}, LABELS), task, {}, unread)
     return session, FoundTeacher(Checkpoint(teacher, "teacher.model"), None, is_finetuned_here=False)
 
 
@@ -72,6 +107,9 @@ def _answers(session: Any, found: Any, placement: Any, rank: int) -> dict[str, t
         targets = Targets(torch.zeros(len(ids), dtype=torch.long), torch.ones(len(ids), dtype=torch.bool))
         inputs = {"input_ids": ids, "attention_mask": mask}
         tensors[f"logits_{number}"] = source.signal(Batch(torch.arange(len(ids)), inputs, targets)).logits
+    tensors["num_gathered_apart"] = torch.tensor(
+        sum(isinstance(module, FSDPModule) for module in source.model.modules())
+    )
     tensors["num_held"] = torch.tensor(held_parameters(source.model))
     tensors["num_parameters"] = torch.tensor(source.model.num_parameters())
     return tensors
