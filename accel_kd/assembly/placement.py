@@ -60,11 +60,13 @@ def _choice(session: Session, teacher: FoundTeacher, free: int, beside_student: 
     length = config.data.max_length
     micro_batch = config.training.micro_batch_size or config.training.batch_size // accelerator.num_processes
     rows = micro_batch if beside_student else config.teacher.store.tokens_per_batch // length
+    if not (beside_student and config.teacher.source == "streaming"):
+        rows = max(rows, STEADY_ROWS)  # smaller batches are filled up where logits are stored
     dtype = DTYPES[teacher_dtype(session)]
     on_cpu = accelerator.device.type == "cpu"
     costs = model_costs(
         teacher_shape(teacher.checkpoint, config.teacher.attention),
-        max(rows, STEADY_ROWS),
+        rows,
         length,
         dtype=dtype,
         trains=False,

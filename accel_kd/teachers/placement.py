@@ -88,8 +88,8 @@ def release_memory() -> None:
 def whole_on_every_rank() -> Iterator[None]:
     """Within, Transformers loads a model's weights on each rank, whatever the student's launch says.
 
-    With FSDP's efficient loading the first rank of a machine alone reads them, since `prepare` sends them to the
-    others; a teacher never goes there, and would be left with memory that nobody wrote.
+    With FSDP's efficient loading older versions of it (5.0) read them on the first rank of a machine alone, since
+    `prepare` sends them to the others; a teacher never goes there, and would be left with memory that nobody wrote.
     """
     before = os.environ.get(_EFFICIENT_LOADING)
     os.environ[_EFFICIENT_LOADING] = "false"
