@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accel_kd import __version__, status_command, store_commands, submit_command
+from accel_kd import __version__, plan_command, status_command, store_commands, submit_command
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
 from accel_kd.errors import (
     EXIT_FAILURE,
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     cache.set_defaults(command=_cache_teacher)
 
     store_commands.add_parser(commands)
+    plan_command.add_parser(commands, _quieten_libraries)
     submit_command.add_parser(commands)
     status_command.add_parser(commands)
 

@@ -25,7 +25,7 @@ from accel_kd.locations import expanded
 from accel_kd.logit_store.catalogue import folder_of, nearest_difference
 from accel_kd.logit_store.diagnostics import dark_knowledge
 from accel_kd.logit_store.encoding import Encoding, encoding_of
-from accel_kd.logit_store.keys import LOW_BYTES, LOW_BYTES_OF_SMALL_ROWS, short_keys
+from accel_kd.logit_store.keys import low_bytes_beside, short_keys, stored_bytes
 from accel_kd.logit_store.manifest import MANIFEST, Manifest, ShardEntry, fingerprint_of
 from accel_kd.logit_store.reader import StoreReader, open_store
 from accel_kd.logit_store.receipt import receipt_of
@@ -43,8 +43,6 @@ from accel_kd.teachers.placement import release_memory
 
 logger = logging.getLogger(__name__)
 
-_SMALL_ROW = 512
-"""Bytes below which a row's key must not cost much beside it."""
 _POLL_SECONDS = 1.0
 
 
@@ -102,7 +100,7 @@ def locate_store(
             "encoding": encoding.describe(),
         }
         folder = folder_of(expanded(section.path, "teacher.store.path"), identity)
-        low_bytes = LOW_BYTES_OF_SMALL_ROWS if encoding.bytes_per_position < _SMALL_ROW else LOW_BYTES
+        low_bytes = low_bytes_beside(encoding.bytes_per_position)
         return StoreDescription(folder, fingerprint_of(identity), identity, num_classes, low_bytes)
 
     description = on_main_rank(session.accelerator, describe)
@@ -197,7 +195,7 @@ def _missing(place: StorePlace, entries: Sequence[ShardEntry]) -> NDArray[np.int
 def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing: NDArray[np.int64]) -> None:
     section, accelerator = session.config.teacher.store, session.accelerator
     plan = plan_shards(place.rows.keys[missing], place.rows.texts.lengths[missing], section.shard_rows)
-    num_bytes = len(missing) * (place.encoding.bytes_per_position + place.description.low_bytes + 1)
+    num_bytes = stored_bytes(len(missing), place.encoding.bytes_per_position)
     logger.info(
         "store: %s lacks %s of %s rows; the teacher computes them (%s bytes a row, %s in all)",
         place.folder,

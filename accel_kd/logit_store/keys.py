@@ -19,8 +19,21 @@ _UPPER_BITS = 12
 LOW_BYTES_OF_SMALL_ROWS, LOW_BYTES = 5, 6
 """How many further bytes of a key are kept where a row is small, and else."""
 
+_SMALL_ROW = 512
+"""Bytes below which a row's key must not cost much beside it."""
+
 Keys = NDArray[np.uint8]
 """Whole keys `[n, KEY_BYTES]`."""
+
+
+def low_bytes_beside(bytes_per_position: int) -> int:
+    """How many further bytes of its key a row of that size keeps."""
+    return LOW_BYTES_OF_SMALL_ROWS if bytes_per_position < _SMALL_ROW else LOW_BYTES
+
+
+def stored_bytes(num_rows: int, bytes_per_position: int) -> int:
+    """What a store of as many rows takes, its keys among them, and not what a shard's file has once."""
+    return num_rows * (bytes_per_position + low_bytes_beside(bytes_per_position) + 1)
 
 
 def short_keys(keys: Keys, low_bytes: int) -> NDArray[np.uint64]:

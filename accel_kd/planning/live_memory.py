@@ -64,6 +64,11 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The most that was alive at once beside finished gradients, since the start or `start_over`."""
         return max(self._highest.values(), default=0)
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was alive at once, finished gradients among it."""
+        return max((gradients + others for gradients, others in self._highest.items()), default=0)
+
     def moments(self) -> tuple[Moment, ...]:
         """The moments that could be a step's worst, whatever a byte of gradients costs beside one of activations.
 

@@ -1,0 +1,130 @@
+"""One configuration's training steps in this process, and the memory that they took at most.
+
+`python -m accel_kd.benchmark.memory_trial JSON` prints one line of JSON; `accel_kd.benchmark.memory` starts it. The
+student, its teacher, the loss, the optimizer and the step are those of a run; weights and texts are random, since their
+values take no memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from accel_kd.assembly.objectives import objective
+from accel_kd.assembly.session import start
+from accel_kd.assembly.shapes import Lengths, shapes
+from accel_kd.config import RunConfig, load_recipe
+from accel_kd.config.checks import accumulation_steps
+from accel_kd.models.loading import input_names, new_classifier
+from accel_kd.run_plan.stages import Machine, Planner
+from accel_kd.signals import Batch, GlobalCounts, StepBatches, Targets
+from accel_kd.tasks.sequence_classification import SequenceClassification
+from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.training.optimizer import adamw, learning_rate_schedule
+from accel_kd.training.step import EagerStep
+
+_STEPS = 3
+"""The optimizer's moments are there from the second step on."""
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def main(request: str) -> dict[str, Any]:
+    """Measures what `request` asks for: `recipe`, `overrides`, and `num_classes`."""
+    asked = json.loads(request)
+    accelerator, config = start(load_recipe(asked["recipe"], asked["overrides"]))
+    lengths = Lengths(config.data.max_length, num_classes=asked["num_classes"])
+    planner = Planner(config, Machine(accelerator.num_processes, 0, accelerator.device.type), lengths)
+    found = shapes(config, lengths)
+    meter = _Meter(accelerator.device)
+    step, batches = _training(accelerator, config, planner, asked["num_classes"], found.student, found.teacher)
+    meter.start_over()
+    for _ in range(_STEPS):
+        losses, _ = step(batches)
+        assert torch.isfinite(losses["loss"]), "a step that was measured diverged"
+    return {"device": meter.device_name, "peak_bytes": meter.peak_bytes, "baseline_bytes": meter.baseline_bytes}
+
+
+def _training(
+    accelerator: Accelerator,
+    config: RunConfig,
+    planner: Planner,
+    num_classes: int,
+    student_shape: PreTrainedModel,
+    teacher_shape: PreTrainedModel | None,
+) -> tuple[EagerStep, StepBatches]:
+    task = SequenceClassification([str(number) for number in range(num_classes)])
+    teacher = None
+    if teacher_shape is not None:
+        weights = new_classifier(teacher_shape.config, "teacher.model").to(planner.teacher_dtype(config))
+        teacher = StreamingTeacher(weights, task, accelerator.device)
+    student = new_classifier(student_shape.config, "student.model")
+    optimizer = adamw(student, 1e-5, 0.01, scaled_loss=accelerator.scaler is not None)
+    schedule = learning_rate_schedule(optimizer, "constant", _STEPS, 0.0)
+    prepared, prepared_optimizer = accelerator.prepare(student, optimizer)
+    step = EagerStep(
+        accelerator,
+        prepared,
+        prepared_optimizer,
+        schedule,
+        task,
+        objective(config.objective),
+        teacher,
+        config.training.max_grad_norm,
+    )
+    return step, _batches(config, student, num_classes, accelerator.num_processes)
+
+
+def _batches(config: RunConfig, student: PreTrainedModel, num_classes: int, world_size: int) -> StepBatches:
+    """Random texts, all of `data.max_length` but one, since a batch without padding goes without a mask."""
+    steps = accumulation_steps(config.training, world_size)
+    rows, length = config.training.batch_size // (steps * world_size), config.data.max_length
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, -1] = 0
+    inputs = {"input_ids": torch.randint(1, student.config.vocab_size, (rows, length)), "attention_mask": mask}
+    if "token_type_ids" in input_names(student):
+        inputs["token_type_ids"] = torch.zeros_like(mask)
+    targets = Targets(torch.randint(num_classes, (rows,)), torch.ones(rows, dtype=torch.bool))
+    batch = Batch(torch.arange(rows), inputs, targets)
+    count = config.training.batch_size
+    return StepBatches(0, [batch] * steps, GlobalCounts(count, count))
+
+
+class _Meter:
+    """The device's peak: what torch has allocated on a GPU, this process's resident set on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        """What is resident now is not counted."""
+        self._on_gpu = device.type == "cuda"
+        self.device_name = torch.cuda.get_device_name(device) if self._on_gpu else "cpu"
+        self.baseline_bytes = torch.cuda.memory_allocated() if self._on_gpu else _resident("VmRSS")
+
+    def start_over(self) -> None:
+        """Forgets the peak so far."""
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _CLEAR.write_text("5")
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most since `start_over` beyond the baseline."""
+        peak = torch.cuda.max_memory_allocated() if self._on_gpu else _resident("VmHWM")
+        return peak - self.baseline_bytes
+
+
+def _resident(entry: str) -> int:
+    match = re.search(rf"^{entry}:\s*(\d+) kB$", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert match is not None, f"Linux says {entry} of every process"
+    return 1024 * int(match[1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))
