@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import get_grad_scaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.checkpoints.reader import Checkpoint
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.seeding import seed_everywhere, seed_rank
+from accel_kd.engines import start_engine
 from accel_kd.errors import StopRequested, UserError
 from accel_kd.evaluation import Evaluator, Scores
 from accel_kd.export.model_folder import read_weights, write_model
@@ -34,7 +34,7 @@ from accel_kd.tracking import RunRecord, RunStatus, Tracker
 from accel_kd.training.checkpointing import Trained, TrainingCheckpoints
 from accel_kd.training.health import NonFiniteSteps, explained_lack_of_memory
 from accel_kd.training.loop import Loop, LoopSettings, LoopState, Surroundings
-from accel_kd.training.optimizer import adamw, learning_rate_schedule
+from accel_kd.training.optimizer import OptimizerName, learning_rate_schedule, make_optimizer
 from accel_kd.training.progress import progress_for
 from accel_kd.training.resuming import CheckpointSettings, newest_checkpoint
 from accel_kd.training.step import EagerStep
@@ -44,8 +44,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW, its learning rate over the run, and clipping."""
+    """The optimizer, its learning rate over the run, and clipping."""
 
+    name: OptimizerName
     learning_rate: float
     weight_decay: float
     schedule: str
@@ -139,35 +140,26 @@ class _Training:
         seed_everywhere(run.seed)
         self.model = run.make_model()
         self.num_parameters = self.model.num_parameters()
-        if accelerator.scaler is not None:
-            # The loss scale of the model before must not reach this one.
-            accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
         rates = run.optimizer
-        raw_optimizer = adamw(
-            self.model, rates.learning_rate, rates.weight_decay, scaled_loss=accelerator.scaler is not None
+        optimizer = make_optimizer(
+            rates.name,
+            self.model,
+            rates.learning_rate,
+            rates.weight_decay,
+            scaled_loss=accelerator.mixed_precision == "fp16",
         )
-        schedule = learning_rate_schedule(raw_optimizer, rates.schedule, run.loop.total_steps, rates.warmup_fraction)
-        self.prepared, self.optimizer = accelerator.prepare(self.model, raw_optimizer)
+        schedule = learning_rate_schedule(optimizer, rates.schedule, run.loop.total_steps, rates.warmup_fraction)
+        self.engine = start_engine(accelerator, self.model, optimizer, rates.max_grad_norm)
         seed_rank(run.seed, accelerator.process_index)
-        self.step = EagerStep(
-            accelerator,
-            self.prepared,
-            self.optimizer,
-            schedule,
-            run.task,
-            run.objective,
-            run.teacher,
-            rates.max_grad_norm,
-        )
+        self.step = EagerStep(accelerator, self.engine, schedule, run.task, run.objective, run.teacher)
         self.meter = StepMeter(accelerator)
-        loss_scale = None if accelerator.scaler is None else lambda: float(accelerator.scaler.get_scale())
+        loss_scale = None if self.engine.loss_scale is None else lambda: float(self.engine.loss_scale or 1.0)
         self.non_finite = NonFiniteSteps(run.max_nonfinite_steps, run.loader.ids_of_step, loss_scale)
-        trained = Trained(self.model, raw_optimizer, schedule, run.teacher, self.meter, self.non_finite)
+        trained = Trained(self.engine, schedule, run.teacher, self.meter, self.non_finite)
         self.checkpoints = TrainingCheckpoints(accelerator, run.checkpoints, trained, run.reached)
         self.state = LoopState()
         if checkpoint is not None:
-            if accelerator.num_processes > 2:
-                self.step.rehearse(next(run.loader.epoch(0)))
+            self.step.rehearse(next(run.loader.epoch(0)))
             self.state = self.checkpoints.restore(checkpoint)
             is_longer = checkpoint.state["total_steps"] < run.loop.total_steps
             if is_longer and (rates.schedule != "constant" or rates.warmup_fraction) and accelerator.is_main_process:
@@ -188,18 +180,24 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
     scores = _fit(accelerator, run, training)
     if run.keep == "best":
         training.checkpoints.load_best(training.state.best[0].step)
-    on_main_rank(accelerator, lambda: write_model(training.model, run.tokenizer, run.directory.model))
-    read_weights(accelerator.unwrap_model(training.prepared), run.directory.model)
+    _export(accelerator, run, training)
     if scores is None:  # an earlier attempt scored these weights
-        scores = run.validation.score(training.prepared)
-    test = None if run.test is None else run.test.score(training.prepared)
-    accelerator.free_memory(training.prepared, training.optimizer)
+        scores = run.validation.score(training.engine.model)
+    test = None if run.test is None else run.test.score(training.engine.model)
+    training.engine.close()
     summary = _summary(accelerator, run, training, scores, test)
     on_main_rank(accelerator, lambda: _record(run, summary, scores, test))
     by_label = {"validation": run.task.accuracy_by_label(scores.rows)}
     if test is not None:
         by_label["test"] = run.task.accuracy_by_label(test.rows)
     return summary | {"accuracy_by_label": by_label}
+
+
+def _export(accelerator: Accelerator, run: ModelRun, training: _Training) -> None:
+    """The model as it is goes into the run's directory, and is read back from there."""
+    weights = training.engine.weights()
+    on_main_rank(accelerator, lambda: write_model(training.model, weights, run.tokenizer, run.directory.model))
+    training.engine.load_weights(read_weights(training.model, run.directory.model))
 
 
 def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores | None:
@@ -215,7 +213,7 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores
     kept: dict[int, Scores] = {}
 
     def evaluate() -> dict[str, float]:
-        latest[:] = [run.validation.score(training.prepared)]
+        latest[:] = [run.validation.score(training.engine.model)]
         return latest[0].metrics
 
     def keep(is_among_best: bool) -> None:

@@ -20,7 +20,7 @@ from accel_kd.models.student import (
     from_teacher_layers,
     with_dropout,
 )
-from accel_kd.teachers.placement import Placement, describe, whole_on_every_rank
+from accel_kd.teachers.placement import Placement, describe
 from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
 logger = logging.getLogger(__name__)
@@ -104,8 +104,7 @@ def streaming_teacher(
     """The teacher, loaded and put in its place; `columns`, `min_rows` and `placement` as in `StreamingTeacher`."""
     device, world_size = session.accelerator.device, session.accelerator.num_processes
     dtype = DTYPES[teacher_dtype(session)]
-    with whole_on_every_rank():
-        model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
+    model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
     source = StreamingTeacher(model, session.task, device, columns, min_rows, placement, world_size)
     logger.info("teacher: %s", describe(source.model, placement, device, world_size))
     return source

@@ -8,17 +8,15 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import PreTrainedModel
 
-from accel_kd.assembly.models import DTYPES, FoundTeacher, student_checkpoint, teacher_dtype
+from accel_kd.assembly.models import DTYPES, FoundTeacher, teacher_dtype
 from accel_kd.assembly.session import Session
+from accel_kd.assembly.shapes import Lengths, shapes
 from accel_kd.errors import UserError
 from accel_kd.models.fingerprint import teacher_shape
-from accel_kd.models.loading import load_config
-from accel_kd.models.student import chosen_layers, with_dropout, with_labels
 from accel_kd.planning import memory
 from accel_kd.planning.memory import Precision, Strategy, student_memory, traced_precision
-from accel_kd.planning.model_costs import model_costs, on_meta
+from accel_kd.planning.model_costs import model_costs
 from accel_kd.planning.placement_choice import PlacementChoice, available_memory, choose_placement
 from accel_kd.teachers.placement import Placement, release_memory
 from accel_kd.teachers.streaming import STEADY_ROWS
@@ -75,7 +73,7 @@ def _choice(session: Session, teacher: FoundTeacher, free: int, beside_student: 
     return choose_placement(
         costs,
         dtype.itemsize,
-        _student_bytes(session, teacher, micro_batch) if beside_student else 0,
+        _student_bytes(session, micro_batch) if beside_student else 0,
         free,
         accelerator.num_processes,
         on_cpu=on_cpu,
@@ -83,14 +81,15 @@ def _choice(session: Session, teacher: FoundTeacher, free: int, beside_student: 
     )
 
 
-def _student_bytes(session: Session, teacher: FoundTeacher, micro_batch: int) -> int:
+def _student_bytes(session: Session, micro_batch: int) -> int:
     """What the student takes on this rank at the worst moment of a training step, with texts of the greatest length."""
     config, accelerator = session.config, session.accelerator
     strategy = _strategy(accelerator)
     precision: Precision = config.training.precision or "no"
     dtype, autocast_dtype = traced_precision(strategy, precision)
+    student = shapes(config, Lengths(config.data.max_length, num_classes=len(session.data.label_names))).student
     costs = model_costs(
-        _student_shape(session, teacher),
+        student,
         micro_batch,
         config.data.max_length,
         dtype=dtype,
@@ -99,15 +98,6 @@ def _student_bytes(session: Session, teacher: FoundTeacher, micro_batch: int) ->
         device="cpu" if accelerator.device.type == "cpu" else "cuda",
     )
     return student_memory(costs, strategy, accelerator.num_processes, precision).total
-
-
-def _student_shape(session: Session, teacher: FoundTeacher) -> PreTrainedModel:
-    section = session.config.student
-    shape = load_config(student_checkpoint(session.config, teacher))
-    shape = with_dropout(with_labels(shape, session.data.label_names), section.dropout)
-    if section.init == "teacher_layers":
-        shape.num_hidden_layers = len(chosen_layers(section.layers, shape.num_hidden_layers))
-    return on_meta(shape)
 
 
 def _strategy(accelerator: Accelerator) -> Strategy:

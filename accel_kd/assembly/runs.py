@@ -88,6 +88,7 @@ def model_run(
             patience=training.early_stopping_patience,
         ),
         optimizer=OptimizerSettings(
+            name=training.optimizer,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             schedule=training.schedule,

@@ -22,12 +22,13 @@ from accel_kd.assembly.session import start
 from accel_kd.assembly.shapes import Lengths, shapes
 from accel_kd.config import RunConfig, load_recipe
 from accel_kd.config.checks import accumulation_steps
+from accel_kd.engines import start_engine
 from accel_kd.models.loading import input_names, new_classifier
 from accel_kd.run_plan.stages import Machine, Planner
 from accel_kd.signals import Batch, GlobalCounts, StepBatches, Targets
 from accel_kd.tasks.sequence_classification import SequenceClassification
 from accel_kd.teachers.streaming import StreamingTeacher
-from accel_kd.training.optimizer import adamw, learning_rate_schedule
+from accel_kd.training.optimizer import learning_rate_schedule, make_optimizer
 from accel_kd.training.step import EagerStep
 
 _STEPS = 3
@@ -66,19 +67,10 @@ def _training(
         weights = new_classifier(teacher_shape.config, "teacher.model").to(planner.teacher_dtype(config))
         teacher = StreamingTeacher(weights, task, accelerator.device)
     student = new_classifier(student_shape.config, "student.model")
-    optimizer = adamw(student, 1e-5, 0.01, scaled_loss=accelerator.scaler is not None)
+    optimizer = make_optimizer("adamw", student, 1e-5, 0.01, scaled_loss=accelerator.scaler is not None)
     schedule = learning_rate_schedule(optimizer, "constant", _STEPS, 0.0)
-    prepared, prepared_optimizer = accelerator.prepare(student, optimizer)
-    step = EagerStep(
-        accelerator,
-        prepared,
-        prepared_optimizer,
-        schedule,
-        task,
-        objective(config.objective),
-        teacher,
-        config.training.max_grad_norm,
-    )
+    engine = start_engine(accelerator, student, optimizer, config.training.max_grad_norm)
+    step = EagerStep(accelerator, engine, schedule, task, objective(config.objective), teacher)
     return step, _batches(config, student, num_classes, accelerator.num_processes)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-_SEPARATOR = "//"
+SEPARATOR = "//"
 """Between a parameter's name and what is remembered of it; no module name has it."""
 
 
@@ -21,7 +21,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     for parameter, quantities in optimizer.state.items():
         for quantity, value in quantities.items():
             assert isinstance(value, Tensor), f"{quantity} of {names[parameter]} is no tensor"
-            tensors[f"{names[parameter]}{_SEPARATOR}{quantity}"] = value
+            tensors[f"{names[parameter]}{SEPARATOR}{quantity}"] = value
     return tensors
 
 
@@ -34,7 +34,7 @@ def set_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, te
     parameters = dict(model.named_parameters())
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, _, quantity = key.rpartition(_SEPARATOR)
+        name, _, quantity = key.rpartition(SEPARATOR)
         if name not in parameters:
             raise ValueError(f"the optimizer remembers {name}, which the model does not have")
         if tensor.ndim and tensor.shape != parameters[name].shape:

@@ -74,10 +74,12 @@ class TrainingConfig(Section):
     """Examples an optimizer step, over all ranks and accumulation."""
     micro_batch_size: Count | None = None
     """Examples that one device holds at once; default the batch shared out over the ranks."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or gradient descent with a momentum of 0.9, which shows every factor that a gradient is off by."""
     learning_rate: Positive = 2e-5
     """Peak learning rate."""
     weight_decay: NonNegative = 0.01
-    """AdamW's weight decay; biases and norms have none."""
+    """The optimizer's weight decay; biases and norms have none."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The learning rate after warm-up."""
     warmup_fraction: Fraction = 0.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,21 +17,19 @@ from accelerate.utils import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from accel_kd.distributed.asked_strategy import Strategy, asked_strategy
+from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
+from accel_kd.distributed.fsdp2_start import fsdp2_plugin, start_fsdp2_on_cpu
 from accel_kd.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_UNSUPPORTED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-"""What the launcher sets for a strategy, also where Accelerate then starts without it."""
-_SUPPORTED = "use one process or DDP (launch_configs/single_gpu.yaml, launch_configs/ddp.yaml)"
-_STRATEGIES = {
-    DistributedType.NO: "one process",
-    DistributedType.MULTI_CPU: "DDP over gloo",
-    DistributedType.MULTI_GPU: "DDP over NCCL",
+_STARTED = {
+    DistributedType.NO: Strategy.REPLICATED,
+    DistributedType.MULTI_CPU: Strategy.REPLICATED,
+    DistributedType.MULTI_GPU: Strategy.REPLICATED,
+    DistributedType.FSDP: Strategy.FSDP2,
+    DistributedType.DEEPSPEED: Strategy.ZERO,
 }
 
 
@@ -46,73 +44,96 @@ def start(precision: str | None, rank_timeout_seconds: float = 1800.0) -> Accele
         UserError: the launcher asked for another number of processes, another precision or a strategy that this
             program does not run.
     """
-    _refuse_lost_processes(os.environ)
-    _refuse_unsupported(os.environ)
+    strategy = asked_strategy()
     # A bar for each file that is loaded or written would drown the one bar that counts.
     disable_progress_bar()
+    has_device = torch.accelerator.is_available() and not _is_told_to_use_cpu()
+    precision = _precision(precision, strategy, has_device)
+    timeout = timedelta(seconds=rank_timeout_seconds)
+    backend: str | None = None
+    if strategy is Strategy.ZERO:
+        prepare_for_deepspeed(has_device)
+        backend = None if has_device else "gloo"
+    elif not has_device:
+        # DeepSpeed, which Accelerate imports, otherwise warns that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        plugins: dict[str, Any] = {}
+        if strategy is Strategy.ZERO:
+            plugins["deepspeed_plugin"] = deepspeed_plugin()
+        elif strategy is Strategy.FSDP2:
+            plugins["fsdp_plugin"] = fsdp2_plugin(precision)
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            # Without this, several CPU processes each believe that they are alone; with it, DeepSpeed is not started.
+            cpu=not has_device and strategy is not Strategy.ZERO,
+            # The order and the sharding of examples are our own; nothing of them is left to a prepared loader.
+            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+            # So is accumulation: a count in the environment would divide every gradient once more.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=timeout)],
+            **plugins,
+        )
+    except UserError:
+        raise
+    except (ValueError, RuntimeError) as error:  # a variable or a device that the launcher counts on is not there
+        raise UserError(f"launch: Accelerate cannot start from what the launcher set: {error}") from error
+    if strategy is Strategy.FSDP2 and not has_device:
+        start_fsdp2_on_cpu(plugins["fsdp_plugin"])
+    if strategy is Strategy.ZERO:
+        leave_models_whole()
+    _prove(accelerator, strategy)
+    return accelerator
+
+
+def describe(accelerator: Accelerator) -> str:
+    """One line for the log: ranks, device, strategy, precision."""
+    ranks, device = accelerator.num_processes, accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    where = f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type} ({name})"
+    return f"{where}, {strategy_name(accelerator)}, precision {accelerator.mixed_precision}"
+
+
+def strategy_name(accelerator: Accelerator) -> str:
+    """The strategy for people: `one process`, `DDP over gloo`, `FSDP2 over nccl`, `DeepSpeed ZeRO-2 over gloo`."""
+    strategy = _STARTED[accelerator.distributed_type]
+    if accelerator.distributed_type is DistributedType.NO:
+        return "one process"
+    if strategy is Strategy.ZERO:
+        name = f"{strategy}-{accelerator.state.deepspeed_plugin.zero_stage}"
+    else:
+        name = "DDP" if strategy is Strategy.REPLICATED else str(strategy)
+    return f"{name} over {'NCCL' if accelerator.device.type == 'cuda' else 'gloo'}"
+
+
+def _is_told_to_use_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"}
+
+
+def _precision(precision: str | None, strategy: Strategy, has_device: bool) -> str:
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision is not None and launched != "no" and launched != precision:
         raise UserError(
             f"training.precision: {precision}, but the launcher was told mixed_precision {launched}; let one of them go"
         )
     precision = precision or launched
-    has_device = torch.accelerator.is_available()
     if precision == "fp16" and not has_device:
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or no on a CPU")
+    if precision == "fp16" and strategy is Strategy.FSDP2:
+        raise UserError(
+            "training.precision: fp16 is not run under FSDP2, whose slices no loss scale looks over; use bf16"
+        )
     if precision not in {"no", "bf16", "fp16"}:
         raise UserError(f"training.precision: the launcher was told mixed_precision {precision}; use no, bf16 or fp16")
-    if not has_device:
-        # DeepSpeed, which Accelerate imports, otherwise warns that it found no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision,
-            # Without this, several CPU processes each believe that they are alone.
-            cpu=not has_device or os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"},
-            # The order and the sharding of examples are our own; nothing of them is left to a prepared loader.
-            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
-            # So is accumulation: a count in the environment would divide every gradient once more.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=rank_timeout_seconds))],
-        )
-    except (ValueError, RuntimeError) as error:  # a variable or a device that the launcher counts on is not there
-        raise UserError(f"launch: Accelerate cannot start from what the launcher set: {error}") from error
-    _prove(accelerator)
-    return accelerator
+    return precision
 
 
-def describe(accelerator: Accelerator) -> str:
-    """One line for the log: ranks, device, strategy, precision."""
-    ranks = accelerator.num_processes
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    strategy = _STRATEGIES[accelerator.distributed_type]
-    where = f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type} ({name})"
-    return f"{where}, {strategy}, precision {accelerator.mixed_precision}"
-
-
-def _refuse_lost_processes(environment: Mapping[str, str]) -> None:
-    """`accelerate launch --cpu --num_processes 2` starts one process without a word; all it leaves is an address."""
-    if "MASTER_ADDR" in environment and "ACCELERATE_MIXED_PRECISION" in environment and "WORLD_SIZE" not in environment:
+def _prove(accelerator: Accelerator, asked_for: Strategy) -> None:
+    started = _STARTED.get(accelerator.distributed_type)
+    if started is not asked_for:
         raise UserError(
-            "launch: several processes were asked for, but the launcher started one (it does so for --cpu); start CPU "
-            "ranks with `accelerate launch --multi_gpu --num_processes N` or `torchrun --nproc_per_node N`, or unset "
-            "MASTER_ADDR if one was meant"
-        )
-
-
-def _refuse_unsupported(environment: Mapping[str, str]) -> None:
-    for variable, strategy in _UNSUPPORTED.items():
-        if environment.get(variable, "false").lower() in {"true", "1"}:
-            raise UserError(
-                f"launch: the launcher was told to use {strategy}, which this version does not support; {_SUPPORTED}"
-            )
-
-
-def _prove(accelerator: Accelerator) -> None:
-    if accelerator.distributed_type not in _STRATEGIES:
-        raise UserError(
-            f"launch: the strategy {accelerator.distributed_type.value} is not supported by this version; {_SUPPORTED}"
+            f"launch: {asked_for} was asked for, and {accelerator.distributed_type.value} started; check the launch "
+            "configuration (launch_configs/ has one for each strategy) against the devices of this machine"
         )
     if accelerator.device.type == "mps":
         raise UserError("launch: scores are computed in float64, which mps lacks; set ACCELERATE_USE_CPU=1")

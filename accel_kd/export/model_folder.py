@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Replaces `folder` by `model` and `tokenizer`, loadable by `transformers.pipeline`."""
+def write_model(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Replaces `folder` by `model` and `tokenizer`, loadable by `transformers.pipeline`.
+
+    `weights` are the model's whole state dict, of which it may hold a slice itself.
+    """
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=dict(weights))
     tokenizer.save_pretrained(temporary)
     former = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(former, ignore_errors=True)
@@ -23,7 +30,9 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     shutil.rmtree(former, ignore_errors=True)
 
 
-def read_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Loads the weights at `folder` into `model` as anyone would, so that what is scored next is what was exported."""
+def read_weights(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """The weights at `folder` as anyone would load them into a `model`, so that what is scored next is what was
+    exported."""
     exported = type(model).from_pretrained(folder, dtype=torch.float32)
-    model.load_state_dict(exported.state_dict())
+    weights: dict[str, Tensor] = exported.state_dict()
+    return weights

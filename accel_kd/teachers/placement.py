@@ -7,10 +7,8 @@ under FSDP2 it refuses a second model, and under DeepSpeed it would make an engi
 from __future__ import annotations
 
 import gc
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,8 +20,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 Placement = Literal["replicated", "sharded", "offloaded"]
-
-_EFFICIENT_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 
 def place(model: PreTrainedModel, placement: Placement, device: torch.device, world_size: int) -> PreTrainedModel:
@@ -82,24 +78,6 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def whole_on_every_rank() -> Iterator[None]:
-    """Within, Transformers loads a model's weights on each rank, whatever the student's launch says.
-
-    With FSDP's efficient loading older versions of it (5.0) read them on the first rank of a machine alone, since
-    `prepare` sends them to the others; a teacher never goes there, and would be left with memory that nobody wrote.
-    """
-    before = os.environ.get(_EFFICIENT_LOADING)
-    os.environ[_EFFICIENT_LOADING] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_EFFICIENT_LOADING]
-        else:
-            os.environ[_EFFICIENT_LOADING] = before
 
 
 def _sharded(model: PreTrainedModel, device: torch.device, world_size: int) -> PreTrainedModel:

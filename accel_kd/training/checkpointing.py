@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from accel_kd.checkpoints.background import BackgroundWriter, wait_for_parts
@@ -27,11 +26,11 @@ from accel_kd.checkpoints.files import (
     start_draft,
     write_part,
 )
-from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimizer_tensors
 from accel_kd.checkpoints.random_state import random_state, set_random_state
 from accel_kd.checkpoints.retention import best_name, remove_old, step_name
 from accel_kd.distributed.collectives import on_every_rank, on_main_rank
 from accel_kd.distributed.seeding import seed_rank
+from accel_kd.engines import Engine
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.teachers.base import TeacherSource
@@ -47,10 +46,9 @@ _SLOWEST_RANK_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class Trained:
-    """The objects whose state makes up a training; `model` is the bare one, not what `prepare` returned."""
+    """The objects whose state makes up a training."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    engine: Engine
     schedule: LambdaLR
     teacher: TeacherSource | None
     meter: StepMeter
@@ -89,8 +87,8 @@ class TrainingCheckpoints:
         """
         state = loop_state(checkpoint.state["loop"])
         try:
-            self._trained.model.load_state_dict(checkpoint.tensors(_STUDENT))
-            set_optimizer_tensors(self._trained.model, self._trained.optimizer, checkpoint.tensors(_OPTIMIZER))
+            self._trained.engine.load_weights(checkpoint.tensors(_STUDENT))
+            self._trained.engine.load_optimizer_state(checkpoint.tensors(_OPTIMIZER))
         except torch.OutOfMemoryError:
             raise
         except InvalidCheckpoint as error:
@@ -99,8 +97,8 @@ class TrainingCheckpoints:
             reason = str(error).splitlines()[0]
             raise UserError(f"run.directory: {checkpoint.path} is of another model: {reason}") from error
         advance(self._trained.schedule, checkpoint.state["schedule_steps"])
-        if self._accelerator.scaler is not None and checkpoint.state["scaler"] is not None:
-            self._accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        if checkpoint.state["scaler"] is not None:
+            self._trained.engine.load_scaler_state(checkpoint.state["scaler"])
         self._trained.meter.seconds = checkpoint.state["training_seconds"]
         self._trained.meter.num_examples = state.num_examples
         self._trained.non_finite.num_steps = checkpoint.state["num_nonfinite_steps"]
@@ -143,18 +141,18 @@ class TrainingCheckpoints:
                 "teacher": {} if trained.teacher is None else trained.teacher.state(),
             }
         }
+        copy = self._settings.background  # training goes on while they are written
+        weights, optimizer_state = trained.engine.weights(copy=copy), trained.engine.optimizer_state(copy=copy)
         if accelerator.is_main_process:
-            content[_STUDENT] = self._copied(trained.model.state_dict())
-            content[_OPTIMIZER] = self._copied(optimizer_tensors(trained.model, trained.optimizer))
+            content |= {_STUDENT: weights, _OPTIMIZER: optimizer_state}
         parts = [f"{number:05d}" for number in range(accelerator.num_processes)]
         self._write(step_name(state.steps), content, parts, self._manifest_state(state), step=state.steps)
         self._saved = (state.steps, state.evaluation_is_due)
 
     def keep_best(self, state: LoopState) -> None:
         """Keeps the weights as they are: they are among the best."""
-        content: dict[str, Any] = {}
-        if self._accelerator.is_main_process:
-            content[_STUDENT] = self._copied(self._trained.model.state_dict())
+        weights = self._trained.engine.weights(copy=self._settings.background)
+        content: dict[str, Any] = {_STUDENT: weights} if self._accelerator.is_main_process else {}
         best = {evaluation.step for evaluation in state.best}
         self._kept_best = {step for step in self._kept_best if step in best} | {state.steps}
         # What was overtaken before it was written need not be.
@@ -172,7 +170,7 @@ class TrainingCheckpoints:
             checkpoint = read_checkpoint(self._settings.root, best_name(step))
         except InvalidCheckpoint as error:
             raise RunFailure(f"{error}; the same command goes on from a checkpoint before it") from error
-        self._trained.model.load_state_dict(checkpoint.tensors(_STUDENT))
+        self._trained.engine.load_weights(checkpoint.tensors(_STUDENT))
 
     def wait(self) -> None:
         """Waits until all that was saved is on the disk.
@@ -247,17 +245,12 @@ class TrainingCheckpoints:
 
         self._writer.submit(in_background)
 
-    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On the CPU; copies only where training goes on while they are written."""
-        copy = self._settings.background
-        return {name: tensor.detach().to("cpu", copy=copy) for name, tensor in tensors.items()}
-
     def _manifest_state(self, state: LoopState) -> dict[str, Any]:
-        scaler, run_id = self._accelerator.scaler, self._settings.tracker_run_id
+        run_id = self._settings.tracker_run_id
         return {
             "loop": loop_content(state),
             "schedule_steps": self._trained.schedule.last_epoch,
-            "scaler": None if scaler is None else scaler.state_dict(),
+            "scaler": self._trained.engine.scaler_state(),
             "seconds": self.seconds,
             "training_seconds": self._trained.meter.seconds,
             "checkpoint_seconds": self.seconds_waited,

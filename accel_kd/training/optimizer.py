@@ -1,19 +1,24 @@
-"""AdamW without decay on biases and norms, and the learning rate over the run."""
+"""The optimizer, without decay on biases and norms, and the learning rate over the run."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+OptimizerName = Literal["adamw", "sgd"]
+_MOMENTUM = 0.9
 
-def adamw(
-    model: nn.Module, learning_rate: float, weight_decay: float, *, scaled_loss: bool = False
-) -> torch.optim.AdamW:
-    """AdamW over the parameters of `model` that train; decay acts on matrices only.
+
+def make_optimizer(
+    name: OptimizerName, model: nn.Module, learning_rate: float, weight_decay: float, *, scaled_loss: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW, or gradient descent with a momentum of 0.9, over the parameters of `model` that train; decay acts on
+    matrices only.
 
     `scaled_loss` says that a gradient scaler (fp16) will decide whether a step is taken.
     """
@@ -23,6 +28,9 @@ def adamw(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if name == "sgd":
+        # Not fused: that kernel leaves the momentum of a first step that it skips as the memory was.
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=_MOMENTUM)
     # Fused: one kernel for all parameters; several times faster than the plain loop on CPUs too. Not under a scaler:
     # the fused kernel skips a step by itself, Accelerate does not hear of it, and the schedule would go on.
     return torch.optim.AdamW(groups, lr=learning_rate, fused=not scaled_loss)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
-
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from accel_kd.engines import Engine
 from accel_kd.objectives import WeightedSum, total
 from accel_kd.signals import Batch, StepBatches
 from accel_kd.tasks.base import Task
@@ -26,23 +23,19 @@ class EagerStep:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        engine: Engine,
         schedule: LRScheduler,
         task: Task,
         objective: WeightedSum,
         teacher: TeacherSource | None,
-        max_grad_norm: float | None,
     ) -> None:
-        """`model` and `optimizer` are what `Accelerator.prepare` returned; `schedule` never went there."""
-        self.model = model
+        """`schedule` is of the engine's optimizer, and never went through `Accelerator.prepare`."""
         self._accelerator = accelerator
-        self._optimizer = optimizer
+        self._engine = engine
         self._schedule = schedule
         self._task = task
         self._objective = objective
         self._teacher = teacher
-        self._max_grad_norm = max_grad_norm
 
     @property
     def learning_rate(self) -> float:
@@ -56,60 +49,33 @@ class EagerStep:
             This rank's share of the loss and of each of its terms, whose sums over the ranks are the batch's, and the
             norm of the whole gradient before clipping. All stay on the device.
         """
-        self.model.train()
+        self._engine.model.train()
         losses: dict[str, Tensor] = {}
         last = len(batches.micro_batches) - 1
         for number, micro_batch in enumerate(batches.micro_batches):
-            # Ranks exchange gradients once a step, with the last micro-batch.
-            with nullcontext() if number == last else self._accelerator.no_sync(self.model):
+            with self._engine.accumulating(is_last=number == last):
                 self._accumulate(micro_batch, batches, losses)
-        gradient_norm = self._clip()
-        self._update(gradient_norm)
-        if not self._accelerator.optimizer_step_was_skipped:
+        gradient_norm = self._engine.update()
+        if not self._engine.step_was_skipped:
             self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
         return losses, gradient_norm
 
     def rehearse(self, batches: StepBatches) -> None:
-        """A forward and a backward pass that leave no gradient: DDP arranges its buckets after the first of them, and
-        from three ranks on the arrangement decides in which order gradients are added up. A run that goes on in the
-        middle must not add them up as a first step does."""
+        """What a run that goes on in the middle does first; see `Engine.rehearse`."""
         batch = batches.micro_batches[0].to(self._accelerator.device)
-        self.model.train()
-        loss = self._task.score(batch, self.model(**batch.inputs)).logits.sum()
-        self._accelerator.backward(0.0 * loss)
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def _clip(self) -> Tensor:
-        if self._max_grad_norm is not None:
-            norm: Tensor = self._accelerator.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-            return norm
-        self._accelerator.unscale_gradients()
-        return nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-
-    def _update(self, gradient_norm: Tensor) -> None:
-        """Every rank has the whole gradient, so that all of them take the step or none does."""
-        raw: Any = getattr(self._optimizer, "optimizer", self._optimizer)
-        is_finite = torch.isfinite(gradient_norm)
-        if self._accelerator.scaler is not None:
-            self._optimizer.step()  # the scaler looks for itself
-        elif raw.param_groups[0].get("fused"):
-            # The kernel looks at this and changes nothing; the host need not wait to know.
-            raw.found_inf = (~is_finite).to(torch.float32)
-            self._optimizer.step()
-        elif bool(is_finite):
-            self._optimizer.step()
+        self._engine.model.train()
+        self._engine.rehearse(lambda: self._task.score(batch, self._engine.model(**batch.inputs)).logits.sum())
 
     def _accumulate(self, batch: Batch, batches: StepBatches, losses: dict[str, Tensor]) -> None:
         batch = batch.to(self._accelerator.device)
-        output = self.model(**batch.inputs)
+        output = self._engine.model(**batch.inputs)
         student = self._task.score(batch, output)
         teacher = None if self._teacher is None else self._teacher.signal(batch)
         terms = self._objective(student, teacher, batch.targets)
         loss = total(terms, batches.global_counts)
         # Gradients are averaged over ranks; the loss is a sum over them. The last factor is 1, or NaN where the loss is
         # not finite: its gradient may be finite all the same, and the ranks hear of each other by gradients alone.
-        self._accelerator.backward(loss * (self._accelerator.num_processes * (1.0 + 0.0 * loss.detach())))
+        self._engine.backward(loss * (self._accelerator.num_processes * (1.0 + 0.0 * loss.detach())))
         for term in terms:
             share = term.sum.detach() / batches.global_counts.of(term.unit)
             losses[f"loss_{term.name}"] = losses.get(f"loss_{term.name}", 0.0) + share

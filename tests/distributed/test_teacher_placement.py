@@ -16,6 +16,7 @@ from tests.support import tiny
 from tests.support.exactness import differences, recipe
 from tests.support.forks import ForkedRun, Forks
 from tests.support.placed_teachers import NUM_BATCHES, PLACEMENTS, batch
+from tests.support.strategies import LAUNCHED
 
 _ANSWER = "tests.support.placed_teachers:answer"
 # 317 rows in shards of 70 make 5, which neither 2 nor 3 ranks share out evenly; in batches of 48 rows, most shards take
@@ -71,16 +72,6 @@ def test_logits_are_those_of_one_process_to_the_last_bit(forks: Forks, tmp_path:
             assert int(parts[0]["num_gathered_apart"]) == (6 if kind == "bert" else 5)
 
 
-def test_a_launch_that_reads_weights_on_its_first_rank_alone_leaves_no_teacher_without(
-    forks: Forks, tiny_teacher: Path, tmp_path: Path
-) -> None:
-    # Needs its guard with Transformers 5.0; 5.23 reads weights on all ranks.
-    forks.run(f"{_ANSWER}_under_efficient_loading", tiny_teacher, tmp_path, ranks=2).succeeded()
-    for rank in (0, 1):
-        answers = load_file(tmp_path / f"replicated_{rank}.safetensors")
-        assert torch.equal(answers["logits_0"], expected(tiny_teacher, rank, 0)), rank
-
-
 def test_a_run_with_a_sharded_teacher_is_the_replicated_one_and_may_go_on_as_it(
     forks: Forks, plain: Path, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +86,18 @@ def test_a_run_with_a_sharded_teacher_is_the_replicated_one_and_may_go_on_as_it(
     assert set(stopped.codes) == {EXIT_STOPPED}, stopped.text
     forks.run(*command("mixed", "offloaded"), ranks=2).succeeded()
     assert differences(plain, tmp_path / "mixed") == []
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_the_teacher_is_sharded_whatever_is_done_with_the_student(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, strategy: str
+) -> None:
+    for placement in ("replicated", "sharded"):
+        settings = [f"teacher.placement={placement}", "training.epochs=1"]
+        command = recipe(tiny_data, tiny_teacher, tmp_path / placement, *settings)
+        run = forks.run(*command, ranks=2, **LAUNCHED[strategy]).succeeded()
+        assert f"teacher: {placement}" in run.text
+    assert differences(tmp_path / "replicated", tmp_path / "sharded") == []
 
 
 def test_left_to_itself_it_is_put_on_each_rank_where_it_fits_and_says_why(

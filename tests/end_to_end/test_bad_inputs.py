@@ -496,6 +496,11 @@ RULES = [
     ),
 ]  # fmt: skip
 
+_ALONE = {
+    "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29871",
+}  # fmt: skip
+
 LAUNCH = [
     BadInput(
         "fp16 on a CPU", "training.precision: fp16 needs a GPU; use bf16 or no on a CPU", ["training.precision=fp16"]
@@ -527,9 +532,31 @@ LAUNCH = [
     ),
     BadInput(
         "a strategy that is not supported",
-        "launch: the launcher was told to use DeepSpeed, which this version does not support; "
-        "use one process or DDP (launch_configs/single_gpu.yaml, launch_configs/ddp.yaml)",
+        "launch: the launcher was told to use Megatron-LM, which is not supported; use a file of launch_configs/",
+        environment={"ACCELERATE_USE_MEGATRON_LM": "true"},
+    ),
+    BadInput(
+        "a strategy without its launcher",
+        "launch: DeepSpeed ZeRO was asked for (ACCELERATE_USE_*), but no launcher started this process; use "
+        "`accelerate launch --config_file launch_configs/...`, or unset it",
         environment={"ACCELERATE_USE_DEEPSPEED": "true"},
+    ),
+    BadInput(
+        "the first FSDP",
+        "launch: the launcher was told to use FSDP version 1, and FSDP2 is what is supported; set fsdp_version: 2, as "
+        "launch_configs/fsdp2.yaml does",
+        environment={"ACCELERATE_USE_FSDP": "true"},
+    ),
+    BadInput(
+        "a stage of ZeRO that shards nothing",
+        "launch: DeepSpeed ZeRO stage 0 was asked for; use 1, 2 or 3, or launch_configs/ddp.yaml",
+        environment=_ALONE | {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"},
+    ),
+    BadInput(
+        "clipping that the recipe decides",
+        "launch: the DeepSpeed configuration has gradient_clipping 0.3, which the recipe decides "
+        "(training.max_grad_norm); take it out",
+        environment=_ALONE | {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_GRADIENT_CLIPPING": "0.3"},
     ),
 ]  # fmt: skip
 

@@ -17,9 +17,9 @@ def install(fault: dict[str, Any]) -> None:
     """Makes the `count`-th passage of the place `at` do what `do` says, on `rank` or on all.
 
     `at` is a key of `_places`; `do` is `kill` (SIGKILL to oneself), `hang`, `raise`, `exhaust` (as an allocator does),
-    the name of a signal that is sent to oneself, `log:FILE`, which only counts, or `sharded:FILE`, which writes down
-    how many parameters of sharded models this process has. `{"without": GUARD}` switches off a guard of the program
-    instead, to show that the tests need it.
+    `spoil` (a micro-batch whose logits are NaN), the name of a signal that is sent to oneself, `log:FILE`, which only
+    counts, or `sharded:FILE`, which writes down how many parameters of sharded models this process has.
+    `{"without": GUARD}` switches off a guard of the program instead, to show that the tests need it.
     """
     if "without" in fault:
         _switch_off(fault["without"])
@@ -42,6 +42,8 @@ def install(fault: dict[str, Any]) -> None:
             if passed[0] == fault["count"]:
                 with open(fault["do"].removeprefix("sharded:"), "a") as log:
                     log.write(f"{_num_sharded()}\n")
+        elif passed[0] == fault["count"] and fault["do"] == "spoil":
+            return _with_nan_weights(arguments[0], lambda: original(*arguments, **keywords))
         elif passed[0] == fault["count"]:
             _do(fault["do"])
         return original(*arguments, **keywords)
@@ -77,6 +79,21 @@ def _num_sharded() -> int:
     return sum(isinstance(thing, DTensor) for thing in gc.get_objects())
 
 
+def _with_nan_weights(step: Any, work: Any) -> Any:
+    """Runs `work` with a student whose answers are not finite."""
+    model = step._engine.model
+    hook = model.register_forward_hook(lambda module, inputs, output: _spoilt(output))
+    try:
+        return work()
+    finally:
+        hook.remove()
+
+
+def _spoilt(output: Any) -> Any:
+    output.logits = output.logits * float("nan")
+    return output
+
+
 def _places() -> dict[str, tuple[Any, str]]:
     from accel_kd.logit_store import shard_builder
     from accel_kd.metrics.scored_rows import RowCollector
@@ -96,6 +113,7 @@ def _places() -> dict[str, tuple[Any, str]]:
 def _switch_off(guard: str) -> None:
     from accel_kd.checkpoints import reader
     from accel_kd.distributed.stop_requests import StopRequests
+    from accel_kd.engines import Fsdp2Engine, ReplicatedEngine, ZeroEngine
     from accel_kd.training import checkpointing, health, loop
 
     def nothing(*arguments: Any, **keywords: Any) -> None:
@@ -104,7 +122,8 @@ def _switch_off(guard: str) -> None:
     if guard == "random state":
         checkpointing.set_random_state = nothing
     elif guard == "optimizer":
-        checkpointing.set_optimizer_tensors = nothing
+        for engine in (Fsdp2Engine, ReplicatedEngine, ZeroEngine):
+            engine.load_optimizer_state = nothing  # type: ignore[method-assign]
     elif guard == "position":
         loop.divmod = lambda steps, per_epoch: (steps // per_epoch, 0)  # type: ignore[attr-defined]
     elif guard == "checksums":

@@ -89,6 +89,9 @@ class ForkedRun:
 def _serve() -> None:
     from transformers import BertForSequenceClassification, DistilBertForSequenceClassification  # noqa: F401
 
+    from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
+
+    prepare_for_deepspeed(has_device=False)
     import accel_kd.cache_teacher
     import accel_kd.distill
     import accel_kd.export.results_table  # noqa: F401

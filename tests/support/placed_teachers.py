@@ -25,15 +25,6 @@ def answer(teacher: str, output: str) -> None:
         save_file(_answers(session, found, placement, rank), Path(output) / f"{placement}_{rank}.safetensors")
 
 
-def answer_under_efficient_loading(teacher: str, output: str) -> None:
-    """As `answer`, where the launch tells Transformers that ranks beyond the first need not read weights."""
-    session, found = _session(teacher)
-    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
-    rank = int(os.environ["RANK"])
-    save_file(_answers(session, found, "replicated", rank), Path(output) / f"replicated_{rank}.safetensors")
-    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
-
-
 def choose(teacher: str, output: str) -> None:
     """Lets `auto` decide where the last of the ranks, and it alone, has too little memory for the whole teacher.
 

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from accel_kd.training.optimizer import adamw, learning_rate_schedule
+from accel_kd.training.optimizer import learning_rate_schedule, make_optimizer
 from tests.support.tiny import config
 
 LAYER = "bert.encoder.layer.0"
@@ -50,7 +50,7 @@ def test_biases_and_norms_do_not_decay_and_every_matrix_does() -> None:
     model = BertForSequenceClassification(config("bert", layers=1))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     by_decay: dict[float, set[str]] = {}
-    for group in adamw(model, 1e-3, 0.07).param_groups:
+    for group in make_optimizer("adamw", model, 1e-3, 0.07).param_groups:
         by_decay.setdefault(group["weight_decay"], set()).update(names[id(p)] for p in group["params"])
         assert group["lr"] == 1e-3
     assert by_decay == {0.07: DECAYED, 0.0: NOT_DECAYED}
@@ -59,14 +59,14 @@ def test_biases_and_norms_do_not_decay_and_every_matrix_does() -> None:
 def test_frozen_parameters_stay_out() -> None:
     model = BertForSequenceClassification(config("bert", layers=1))
     model.bert.embeddings.requires_grad_(False)
-    optimised = {id(p) for group in adamw(model, 1e-3, 0.1).param_groups for p in group["params"]}
+    optimised = {id(p) for group in make_optimizer("adamw", model, 1e-3, 0.1).param_groups for p in group["params"]}
     assert optimised == {id(p) for p in model.parameters() if p.requires_grad}
 
 
 def test_a_step_is_adamw_as_it_is_written_down() -> None:
     layer = nn.Linear(3, 2).double()
     before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
-    optimizer = adamw(layer, 0.1, 0.5)
+    optimizer = make_optimizer("adamw", layer, 0.1, 0.5)
     gradients = {}
     for name, parameter in layer.named_parameters():
         parameter.grad = gradients[name] = torch.randn_like(parameter)
@@ -94,7 +94,7 @@ def plain_rate(schedule: str, step: int, total_steps: int, warmup_steps: int) ->
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_the_learning_rate_follows_its_formula(schedule: str, warmup_fraction: float, warmup_steps: int) -> None:
     total_steps = 25
-    optimizer = adamw(nn.Linear(2, 2), 0.4, 0.0)
+    optimizer = make_optimizer("adamw", nn.Linear(2, 2), 0.4, 0.0)
     rates = learning_rate_schedule(optimizer, schedule, total_steps, warmup_fraction)
     for step in range(total_steps):
         expected = 0.4 * plain_rate(schedule, step, total_steps, warmup_steps)
@@ -111,7 +111,7 @@ def test_a_step_that_the_scaler_skips_is_seen_and_moves_neither_weights_nor_sche
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = torch.amp.GradScaler("cpu")
     model = torch.nn.Linear(3, 2)
-    optimizer = accelerator.prepare(adamw(model, 0.01, 0.0, scaled_loss=True))
+    optimizer = accelerator.prepare(make_optimizer("adamw", model, 0.01, 0.0, scaled_loss=True))
     before = model.weight.detach().clone()
     loss = model(torch.full((1, 3), math.inf)).sum()
     accelerator.backward(loss)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from accel_kd.data.examples import Examples
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
+from accel_kd.engines import start_engine
 from accel_kd.models.loading import Checkpoint, input_names, load_classifier
 from accel_kd.models.student import from_teacher_layers
 from accel_kd.objectives import ForwardKL, HardLabel, LogitMSE, WeightedSum, mixture
@@ -68,11 +69,11 @@ def step_of(
     """Plain gradient descent: unlike Adam it does not hide a constant factor."""
     raw_optimizer = torch.optim.SGD(student.parameters(), lr=LEARNING_RATE)
     schedule = learning_rate_schedule(raw_optimizer, "constant", 10, 0.0)
-    model, optimizer = accelerator.prepare(student, raw_optimizer)
+    engine = start_engine(accelerator, student, raw_optimizer, max_grad_norm)
     task = SequenceClassification(LABELS)
     source = None if teacher is None else StreamingTeacher(teacher, task, accelerator.device, columns)
     loss = mixture(ALPHA, ForwardKL(TEMPERATURE)) if objective is None else objective
-    return EagerStep(accelerator, model, optimizer, schedule, task, loss, source, max_grad_norm)
+    return EagerStep(accelerator, engine, schedule, task, loss, source)
 
 
 def weights(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -255,10 +256,10 @@ def test_the_learning_rate_advances_once_a_step_and_not_once_a_micro_batch(
 ) -> None:
     raw_optimizer = torch.optim.SGD(student.parameters(), lr=1.0)
     schedule = learning_rate_schedule(raw_optimizer, "linear", 4, 0.0)
-    model, optimizer = accelerator.prepare(student, raw_optimizer)
+    engine = start_engine(accelerator, student, raw_optimizer, None)
     alone = mixture(1.0, ForwardKL(1.0))
     task = SequenceClassification(LABELS)
-    step = EagerStep(accelerator, model, optimizer, schedule, task, alone, None, None)
+    step = EagerStep(accelerator, engine, schedule, task, alone, None)
     rates = []
     for batches in TrainingLoader(split_of(student, 12), batch_size=4, accumulation=4).epoch(0):
         rates.append(step.learning_rate)
@@ -294,9 +295,9 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_what_the_opti
 ) -> None:
     raw_optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, fused=fused)
     schedule = learning_rate_schedule(raw_optimizer, "constant", 10, 0.0)
-    model, optimizer = accelerator.prepare(student, raw_optimizer)
+    engine = start_engine(accelerator, student, raw_optimizer, 1.0)
     labels_only, task = WeightedSum([(1.0, HardLabel(0.0))]), SequenceClassification(LABELS)
-    step = EagerStep(accelerator, model, optimizer, schedule, task, labels_only, None, 1.0)
+    step = EagerStep(accelerator, engine, schedule, task, labels_only, None)
     (batches,) = TrainingLoader(split_of(student, 11), batch_size=16).epoch(0)
     step(batches)
 

@@ -1,0 +1,92 @@
+"""DeepSpeed through Accelerate: what its plugin is told, and what it must not do to models that are no students."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+from accelerate.utils import DeepSpeedPlugin
+from transformers.integrations import unset_hf_deepspeed_config
+
+from accel_kd.errors import UserError
+
+_STAGES = (1, 2, 3)
+
+
+def prepare_for_deepspeed(has_device: bool) -> None:
+    """Imports DeepSpeed as this machine can run it.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if not has_device:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        with _compilers_kept_quiet():
+            import deepspeed
+    except Exception as error:  # a build of its own that does not fit this machine raises whatever it likes
+        raise UserError(f"launch: DeepSpeed was asked for and cannot be imported: {error}") from error
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    if not has_device:
+        # An operator for ranks on one CPU would be compiled on first use, by all ranks at once, for two minutes.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextlib.contextmanager
+def _compilers_kept_quiet() -> Iterator[None]:
+    """DeepSpeed tries out at its import which of its operators could be built, and compilers say what they lack."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def deepspeed_plugin() -> DeepSpeedPlugin:
+    """What the launcher was told of DeepSpeed, with what this program decides itself.
+
+    Raises:
+        UserError: the configuration decides what the recipe decides, or asks for something else than ZeRO 1 to 3.
+    """
+    plugin = DeepSpeedPlugin()
+    config = plugin.deepspeed_config
+    for section, setting in (("optimizer", "training.learning_rate"), ("scheduler", "training.schedule")):
+        if section in config:
+            raise UserError(
+                f"launch: the DeepSpeed configuration has {section!r}, the recipe's to decide ({setting}); take it out"
+            )
+    if plugin.zero_stage not in _STAGES:
+        raise UserError(
+            f"launch: DeepSpeed ZeRO stage {plugin.zero_stage} was asked for; use 1, 2 or 3, or launch_configs/ddp.yaml"
+        )
+    for setting in ("gradient_clipping", "gradient_accumulation_steps"):
+        if config.get(setting, "auto") not in ("auto", 1, 0):
+            recipe = "training.max_grad_norm" if setting == "gradient_clipping" else "training.micro_batch_size"
+            raise UserError(
+                f"launch: the DeepSpeed configuration has {setting} {config[setting]}, which the recipe decides "
+                f"({recipe}); take it out"
+            )
+    # Batches are this program's own: the steps' losses carry the counts, and DeepSpeed must divide nothing.
+    config["train_micro_batch_size_per_gpu"] = 1
+    config["train_batch_size"] = int(os.environ.get("WORLD_SIZE", "1"))
+    config["gradient_accumulation_steps"] = 1
+    # The recipe's optimizer and none that DeepSpeed would build in its place, which the schedule would not reach.
+    config["zero_force_ds_cpu_optimizer"] = False
+    config["zero_allow_untested_optimizer"] = True
+    return plugin
+
+
+def leave_models_whole() -> None:
+    """Under ZeRO-3 Transformers would load every model in slices, the teacher among them; students are sliced when they
+    are prepared."""
+    unset_hf_deepspeed_config()

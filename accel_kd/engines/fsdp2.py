@@ -1,0 +1,126 @@
+"""FSDP2: each rank holds a slice of every tensor, and gathers a layer's when the layer is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from accel_kd.checkpoints.optimizer_state import SEPARATOR, optimizer_tensors, set_optimizer_tensors
+from accel_kd.engines.base import refuse_other_names
+
+
+class Fsdp2Engine:
+    """See `Engine`. fp16 is refused at the start, so that there is no loss scale here."""
+
+    step_was_skipped = False
+    loss_scale = None
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+    ) -> None:
+        self._accelerator = accelerator
+        self._max_grad_norm = max_grad_norm
+        self._raw_optimizer = optimizer
+        if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+            # Left to itself Accelerate also takes embeddings for a layer, and shards what is inside them twice.
+            accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layer_classes(model)
+        self.model, self._optimizer = accelerator.prepare(model, optimizer)
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
+        """Until the last one, gradients stay whole on each rank."""
+        context: AbstractContextManager[object] = nullcontext() if is_last else self._accelerator.no_sync(self.model)
+        return context
+
+    def backward(self, loss: Tensor) -> None:
+        """See `Engine`."""
+        self._accelerator.backward(loss)
+
+    def update(self) -> Tensor:
+        """See `Engine`."""
+        parameters = list(self.model.parameters())
+        norm = _whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if bool(torch.isfinite(norm)):
+            if self._max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def rehearse(self, forward: Callable[[], Tensor]) -> None:
+        """Nothing to do: every backward pass adds up alike."""
+
+    def scaler_state(self) -> None:
+        """See `Engine`."""
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        """See `Engine`."""
+
+    def weights(self, *, copy: bool = False) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return self._gathered(self.model.state_dict(), copy)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        own = self.model.state_dict()
+        refuse_other_names(own, weights)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if isinstance(tensor, DTensor):
+                    tensor.to_local().copy_(_slice(weights[name], tensor).to_local())
+                else:
+                    tensor.copy_(weights[name])
+
+    def optimizer_state(self, *, copy: bool = False) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return self._gathered(optimizer_tensors(self.model, self._raw_optimizer), copy)
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        parameters = dict(self.model.named_parameters())
+        slices = {}
+        for key, tensor in state.items():
+            parameter = parameters.get(key.rpartition(SEPARATOR)[0])
+            is_like_it = isinstance(parameter, DTensor) and tensor.shape == parameter.shape
+            slices[key] = _slice(tensor, parameter) if is_like_it and isinstance(parameter, DTensor) else tensor
+        set_optimizer_tensors(self.model, self._raw_optimizer, slices)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._accelerator.free_memory(self.model, self._optimizer)
+
+    def _gathered(self, tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
+        """Whole tensors on the CPU of rank 0; one at a time is whole on the others."""
+        gathered = {}
+        for name, tensor in tensors.items():
+            whole = _whole(tensor.detach())
+            if self._accelerator.is_main_process:
+                gathered[name] = whole.to("cpu", copy=copy)
+        return gathered
+
+
+def layer_classes(model: nn.Module) -> list[str]:
+    """Names of the classes whose modules are gathered as a whole: those that the model says must not be split, but for
+    what holds its input embeddings."""
+    named = set(getattr(model, "_no_split_modules", None) or ())
+    modules = dict(model.named_modules())
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    place = next((name for name, module in modules.items() if module is embeddings), "")
+    around = {
+        type(module).__name__ for name, module in modules.items() if f"{place}.".startswith(f"{name}.") or not name
+    }
+    return sorted(named & {type(module).__name__ for module in modules.values()} - around)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _slice(whole: Tensor, like: DTensor) -> DTensor:
+    """This rank's slice of a tensor that every rank has whole: nothing is sent."""
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,0 +1,195 @@
+"""Each strategy on two gloo ranks is the run of one process: it trains, scores, saves, goes on and exports alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from tests.support.exactness import differences
+from tests.support.forks import ForkedRun, Forks
+from tests.support.processes import step_rows, summary
+from tests.support.strategies import LAUNCHED, SHARDED
+
+# All of them that cut the student into slices; DDP has its tests in `test_any_number_of_ranks_is_one_run`.
+every_sharded_strategy = pytest.mark.parametrize("strategy", SHARDED)
+_SGD = ["training.optimizer=sgd", "training.learning_rate=0.05", "student.dropout=0"]
+_ADAMW = ["training.learning_rate=2e-3"]
+
+
+class Runs:
+    """Starts runs of one recipe, each setting and strategy once."""
+
+    def __init__(self, forks: Forks, folder: Path, data: Path, teacher: Path) -> None:
+        self.forks, self.folder, self.data, self.teacher = forks, folder, data, teacher
+        self._plain: dict[tuple[str, ...], Path] = {}
+
+    def start(self, directory: Path, *settings: str, strategy: str, ranks: int = 2, **options: Any) -> ForkedRun:
+        return self.forks.run(
+            "distill", "clinc150_minilm",
+            f"data.path={self.data}", "data.max_length=32", "data.labelled_fraction=0.6",
+            f"teacher.model={self.teacher}", "teacher.finetune=null", "teacher.accept_chance_accuracy=true",
+            "student.layers=2", "objective.alpha=0.3", "objective.temperature=2",
+            "training.epochs=1", "training.batch_size=16", "evaluation.micro_batch_size=7",
+            "tracking.mode=disabled", f"run.directory={directory}", *settings,
+            ranks=ranks, **LAUNCHED[strategy], **options,
+        )  # fmt: skip
+
+    def plain(self, *settings: str) -> Path:
+        """The run of one process."""
+        if settings not in self._plain:
+            directory = self.folder / f"plain_{len(self._plain)}"
+            self.start(directory, *settings, strategy="ddp", ranks=1).succeeded()
+            self._plain[settings] = directory
+        return self._plain[settings]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    folder = tmp_path_factory.mktemp("strategies")
+    forks = Forks(tmp_path_factory.mktemp("output"))
+    yield Runs(forks, folder, tiny_data, tiny_teacher)
+    forks.close()
+
+
+def last_checkpoint(directory: Path) -> dict[str, Tensor]:
+    """Weights and momentum after the last step."""
+    newest = sorted((directory / "checkpoints").glob("step-*"))[-1]
+    return load_file(newest / "student.safetensors") | load_file(newest / "optimizer.safetensors")
+
+
+def assert_one_run(plain: Path, other: Path, tolerance: float) -> None:
+    """Losses, gradient norms and what a checkpoint holds within `tolerance`; metrics and predictions to the digit."""
+    expected, found = step_rows(plain), step_rows(other)
+    assert len(expected) == len(found) == summary(plain)["train/steps"]
+    for row, there in zip(found, expected, strict=True):
+        for name in ("train/loss", "train/loss_hard_label", "train/loss_forward_kl", "train/gradient_norm"):
+            assert row[name] == pytest.approx(there[name], rel=tolerance), (name, row["step"])
+        assert row["train/learning_rate"] == there["train/learning_rate"]
+    one, two = last_checkpoint(plain), last_checkpoint(other)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        scale = max(float(tensor.norm()), 1e-3)  # the gradient of a key's bias is 0 but for rounding
+        assert float((two[name] - tensor).norm()) <= 10 * tolerance * scale, name
+    exact = [name for name in summary(plain) if name.endswith(("accuracy", "macro_f1", "recall", "agreement"))]
+    assert {name: summary(other)[name] for name in exact} == {name: summary(plain)[name] for name in exact}
+    for split in ("validation", "test"):
+        a, b = (pq.read_table(run / "predictions" / f"{split}.parquet") for run in (plain, other))
+        assert all(a[column].equals(b[column]) for column in ("id", "label", "argmax", "teacher_argmax"))
+
+
+@every_sharded_strategy
+def test_two_ranks_clip_and_train_as_one_process_does(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    settings = [*_SGD, "training.max_grad_norm=0.5"]
+    plain = runs.plain(*settings)
+    assert min(row["train/gradient_norm"] for row in step_rows(plain)) > 0.5, "every step is clipped"
+    ran = runs.start(tmp_path / "run", *settings, strategy=strategy).succeeded()
+    named = "FSDP2 over gloo" if strategy == "fsdp2" else f"DeepSpeed ZeRO-{strategy[-1]} over gloo"
+    assert f"start: 2 ranks on cpu (1 threads), {named}, precision no" in ran.text
+    assert_one_run(plain, tmp_path / "run", 1e-5)
+
+
+@every_sharded_strategy
+def test_accumulated_micro_batches_are_the_same_step(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    settings = [*_SGD, "training.max_grad_norm=null"]
+    runs.start(tmp_path / "run", *settings, "training.micro_batch_size=2", strategy=strategy).succeeded()
+    assert_one_run(runs.plain(*settings), tmp_path / "run", 1e-5)
+
+
+@every_sharded_strategy
+def test_the_export_is_whole_and_the_very_weights_that_were_trained(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    runs.start(directory, *_SGD, "evaluation.keep=last", strategy=strategy).succeeded()
+    exported = AutoModelForSequenceClassification.from_pretrained(directory / "student")
+    assert json.loads((directory / "student" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
+    trained = last_checkpoint(directory)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in exported.state_dict().items())
+    assert {file.name for file in (directory / "student").glob("*.safetensors")} == {"model.safetensors"}
+
+
+@every_sharded_strategy
+def test_killed_and_started_again_a_run_ends_bit_for_bit_as_if_it_never_was(
+    runs: Runs, strategy: str, tmp_path: Path
+) -> None:
+    settings = [*_ADAMW, "checkpoint.every_steps=4", "training.micro_batch_size=4", "checkpoint.background=true"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs.start(whole, *settings, strategy=strategy).succeeded()
+    fault = {"at": "step", "count": 7, "do": "kill", "rank": 1}
+    assert runs.start(killed, *settings, strategy=strategy, faults=[fault]).codes[1] == -9
+    again = runs.start(killed, *settings, strategy=strategy).succeeded()
+    assert "goes on after step 4 of 13" in again.text
+    assert differences(whole, killed) == []
+
+
+def test_a_strategy_that_forgot_the_optimizer_would_be_found_out(runs: Runs, tmp_path: Path) -> None:
+    settings = [*_ADAMW, "checkpoint.every_steps=4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs.start(whole, *settings, strategy="zero2").succeeded()
+    runs.start(killed, *settings, strategy="zero2", faults=[{"at": "step", "count": 7, "do": "kill"}])
+    runs.start(killed, *settings, strategy="zero2", faults=[{"without": "optimizer"}]).succeeded()
+    assert "student/model.safetensors" in differences(whole, killed)
+
+
+@every_sharded_strategy
+def test_a_checkpoint_of_one_strategy_serves_another(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    """Written in slices it goes on whole, and the other way round: a checkpoint knows no strategy."""
+    settings = [*_SGD, "checkpoint.every_steps=4"]
+    kill = [{"at": "step", "count": 7, "do": "kill"}]
+    for first, then in ((strategy, "ddp"), ("ddp", strategy)):
+        directory = tmp_path / first
+        runs.start(directory, *settings, strategy=first, faults=kill, ranks=1 if first == "ddp" else 2)
+        runs.start(directory, *settings, strategy=then, ranks=1 if then == "ddp" else 2).succeeded()
+        assert_one_run(runs.plain(*settings), directory, 1e-5)
+
+
+@every_sharded_strategy
+def test_bf16_stays_near_fp32(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    """Eight bits of a number are left: the losses agree within some percent, and the step differs from fp32's."""
+    runs.start(tmp_path / "run", *_SGD, "training.precision=bf16", strategy=strategy).succeeded()
+    expected, found = step_rows(runs.plain(*_SGD)), step_rows(tmp_path / "run")
+    assert [row["train/loss"] for row in found] == pytest.approx([row["train/loss"] for row in expected], rel=0.06)
+    assert [row["train/loss"] for row in found] != pytest.approx([row["train/loss"] for row in expected], rel=1e-6)
+    assert all(tensor.dtype is torch.float32 for tensor in last_checkpoint(tmp_path / "run").values())
+
+
+@every_sharded_strategy
+def test_teacher_control_and_student_are_trained_one_after_the_other(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    settings = [
+        *_SGD, "teacher.finetune={epochs: 1, learning_rate: 0.05}", "teacher.source=cached", "run.control=true",
+        f"teacher.store.path={tmp_path / 'store'}",
+    ]  # fmt: skip
+    ran = runs.start(tmp_path / "run", *settings, strategy=strategy).succeeded()
+    for model in ("teacher", "student without teacher", "student with teacher"):
+        assert f"| {model}" in ran.text
+    assert summary(tmp_path / "run")["train/steps"] == summary(tmp_path / "run" / "control")["train/steps"] == 13
+
+
+@every_sharded_strategy
+def test_a_gradient_that_is_not_finite_changes_no_weight(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    """The weights after two steps of which the second is spoilt are those after one."""
+    settings = [*_SGD, "training.max_nonfinite_steps=1", "training.schedule=constant", "evaluation.keep=last"]
+    spoilt, whole = tmp_path / "spoilt", tmp_path / "whole"
+    fault = {"at": "micro_batch", "count": 2, "do": "spoil", "rank": 1}
+    ran = runs.start(spoilt, *settings, "training.max_steps=2", strategy=strategy, faults=[fault]).succeeded()
+    assert "the step changed no weight (1 of 1" in ran.text
+    runs.start(whole, *settings, "training.max_steps=1", strategy=strategy).succeeded()
+    kept, there = last_checkpoint(spoilt), last_checkpoint(whole)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in there.items())
+
+
+@every_sharded_strategy
+def test_ranks_that_cannot_get_what_was_asked_for_stop_with_a_line(runs: Runs, strategy: str, tmp_path: Path) -> None:
+    """Alone, without a launcher, such a process would train something else than was asked for."""
+    ran = runs.start(tmp_path / "run", strategy=strategy, ranks=1)
+    assert ran.codes == [2]
+    assert "was asked for (ACCELERATE_USE_*), but no launcher started this process" in ran.text
