@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import sys
-from collections.abc import Iterator
+from collections import defaultdict
 
 from accelerate.utils import DeepSpeedPlugin
 from transformers.integrations import unset_hf_deepspeed_config
@@ -26,30 +24,15 @@ def prepare_for_deepspeed(has_device: bool) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:
-        with _compilers_kept_quiet():
-            import deepspeed
+        import deepspeed
     except Exception as error:  # a build of its own that does not fit this machine raises whatever it likes
         raise UserError(f"launch: DeepSpeed was asked for and cannot be imported: {error}") from error
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     if not has_device:
-        # An operator for ranks on one CPU would be compiled on first use, by all ranks at once, for two minutes.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-@contextlib.contextmanager
-def _compilers_kept_quiet() -> Iterator[None]:
-    """DeepSpeed tries out at its import which of its operators could be built, and compilers say what they lack."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        # Else an operator for ranks on one CPU would be compiled on first use, by all ranks at once, for two minutes.
+        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
 
 
 def deepspeed_plugin() -> DeepSpeedPlugin:
