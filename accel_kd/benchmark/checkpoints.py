@@ -7,21 +7,21 @@ stop:  the recipe, sent SIGTERM again and again -> tables on standard output, ro
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from accel_kd.benchmark.command_line import Parser, answered, append_rows, count
 from accel_kd.benchmark.price import Trial, Variant, measure_prices, run_trial, unequal_weights, variants
 from accel_kd.benchmark.program import PROGRAM
 from accel_kd.benchmark.report import circumstances, heading, price_rows, price_table, stop_row, stop_table
 from accel_kd.benchmark.stops import measure_stops
 from accel_kd.config import RunConfig, load_recipe
-from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USER_ERROR, RunFailure, UserError
+from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, UserError
 
 _ENDLESS = 1_000_000
 """Steps of the run that is stopped; it never gets as far."""
@@ -35,20 +35,12 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = PROGRA
     Returns:
         0; 2 for a mistake of the user's; 1 where a run failed or the final weights are not equal.
     """
-    try:
-        parsed = _parser().parse_intermixed_args(arguments)
-        return _benchmark(parsed, program)
-    except UserError as error:
-        print("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()), file=sys.stderr)
-        return EXIT_USER_ERROR
-    except RunFailure as error:
-        print(f"accel-kd: failed: {error}", file=sys.stderr)
-        return EXIT_FAILURE
+    return answered(lambda: _benchmark(_parser().parse_intermixed_args(arguments), program))
 
 
 def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
     config = _checked(parsed)
-    _append(parsed.output, [])  # a file that cannot be written is better known now than in an hour
+    append_rows(parsed.output, [])  # a file that cannot be written is better known now than in an hour
     given = dict(_setting(override) for override in parsed.overrides)
     with tempfile.TemporaryDirectory(prefix="accel_kd_benchmark_") as name:
         folder = Path(name)
@@ -64,7 +56,7 @@ def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
 
         prices = measure_prices(variants(parsed.every, parsed.steps), parsed.repeats, trial, _report)
         device = prices[0].trials[0].device
-        _append(parsed.output, [row | where for row in price_rows(prices)])
+        append_rows(parsed.output, [row | where for row in price_rows(prices)])
         what = f"{' '.join([parsed.recipe, *parsed.overrides])}, {parsed.steps} steps, repeats: {parsed.repeats}"
         print(f"{heading(where, device, what)}\n\n{price_table(prices)}", flush=True)
 
@@ -74,7 +66,7 @@ def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
             stops = measure_stops(
                 program, parsed.recipe, settings, parsed.stops, spread_seconds, folder / "stop", _report
             )
-            _append(parsed.output, [stop_row(stops, device) | where])
+            append_rows(parsed.output, [stop_row(stops, device) | where])
             print(f"\n{stop_table(stops)}", flush=True)
     return EXIT_SUCCESS if unequal_weights(prices) is None else EXIT_FAILURE
 
@@ -120,29 +112,12 @@ def _setting(override: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _append(output: str | None, rows: Sequence[dict[str, Any]]) -> None:
-    if output is None:
-        return
-    try:
-        with open(output, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from error
-
-
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A mistake on the command line is one line, as in the program itself."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m accel_kd.benchmark.checkpoints",
         description="Measures what checkpoints cost a run of a recipe, in speed and in time to stop.",
         epilog="The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
@@ -150,9 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
-    parser.add_argument("--every", type=_count, default=10, help="steps between two checkpoints; default: 10")
-    parser.add_argument("--repeats", type=_count, default=3, help="runs of each variant; default: 3")
-    parser.add_argument("--steps", type=_count, default=200, help="steps of each run; default: 200")
+    parser.add_argument("--every", type=count, default=10, help="steps between two checkpoints; default: 10")
+    parser.add_argument("--repeats", type=count, default=3, help="runs of each variant; default: 3")
+    parser.add_argument("--steps", type=count, default=200, help="steps of each run; default: 200")
     parser.add_argument("--stops", type=_number, default=20, help="how often a run is stopped; default: 20, 0: never")
     parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
     return parser
@@ -161,12 +136,6 @@ def _parser() -> argparse.ArgumentParser:
 def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 

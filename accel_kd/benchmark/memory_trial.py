@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.session import start
-from accel_kd.assembly.shapes import Lengths, shapes
+from accel_kd.assembly.shapes import Lengths
 from accel_kd.config import RunConfig, load_recipe
 from accel_kd.config.checks import accumulation_steps
 from accel_kd.engines import start_engine
+from accel_kd.models.labels import names_in_order
 from accel_kd.models.loading import input_names, new_classifier
 from accel_kd.run_plan.stages import Machine, Planner
 from accel_kd.signals import Batch, GlobalCounts, StepBatches, Targets
@@ -38,14 +39,13 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def main(request: str) -> dict[str, Any]:
-    """Measures what `request` asks for: `recipe`, `overrides`, and `num_classes`."""
+    """Measures what `request` asks for: `recipe`, `overrides`, and `num_classes` or null."""
     asked = json.loads(request)
     accelerator, config = start(load_recipe(asked["recipe"], asked["overrides"]))
     lengths = Lengths(config.data.max_length, num_classes=asked["num_classes"])
     planner = Planner(config, Machine(accelerator.num_processes, 0, accelerator.device.type), lengths)
-    found = shapes(config, lengths)
     meter = _Meter(accelerator.device)
-    step, batches = _training(accelerator, config, planner, asked["num_classes"], found.student, found.teacher)
+    step, batches = _training(accelerator, config, planner)
     meter.start_over()
     for _ in range(_STEPS):
         losses, _ = step(batches)
@@ -53,28 +53,21 @@ def main(request: str) -> dict[str, Any]:
     return {"device": meter.device_name, "peak_bytes": meter.peak_bytes, "baseline_bytes": meter.baseline_bytes}
 
 
-def _training(
-    accelerator: Accelerator,
-    config: RunConfig,
-    planner: Planner,
-    num_classes: int,
-    student_shape: PreTrainedModel,
-    teacher_shape: PreTrainedModel | None,
-) -> tuple[EagerStep, StepBatches]:
-    task = SequenceClassification([str(number) for number in range(num_classes)])
+def _training(accelerator: Accelerator, config: RunConfig, planner: Planner) -> tuple[EagerStep, StepBatches]:
+    task = SequenceClassification(names_in_order(planner.shapes.student.config))
     teacher = None
-    if teacher_shape is not None:
-        weights = new_classifier(teacher_shape.config, "teacher.model").to(planner.teacher_dtype(config))
+    if planner.streams and planner.shapes.teacher is not None:
+        weights = new_classifier(planner.shapes.teacher.config, "teacher.model").to(planner.teacher_dtype(config))
         teacher = StreamingTeacher(weights, task, accelerator.device)
-    student = new_classifier(student_shape.config, "student.model")
+    student = new_classifier(planner.shapes.student.config, "student.model")
     optimizer = make_optimizer("adamw", student, 1e-5, 0.01, scaled_loss=accelerator.scaler is not None)
     schedule = learning_rate_schedule(optimizer, "constant", _STEPS, 0.0)
     engine = start_engine(accelerator, student, optimizer, config.training.max_grad_norm)
     step = EagerStep(accelerator, engine, schedule, task, objective(config.objective), teacher)
-    return step, _batches(config, student, num_classes, accelerator.num_processes)
+    return step, _batches(config, student, accelerator.num_processes)
 
 
-def _batches(config: RunConfig, student: PreTrainedModel, num_classes: int, world_size: int) -> StepBatches:
+def _batches(config: RunConfig, student: PreTrainedModel, world_size: int) -> StepBatches:
     """Random texts, all of `data.max_length` but one, since a batch without padding goes without a mask."""
     steps = accumulation_steps(config.training, world_size)
     rows, length = config.training.batch_size // (steps * world_size), config.data.max_length
@@ -83,7 +76,7 @@ def _batches(config: RunConfig, student: PreTrainedModel, num_classes: int, worl
     inputs = {"input_ids": torch.randint(1, student.config.vocab_size, (rows, length)), "attention_mask": mask}
     if "token_type_ids" in input_names(student):
         inputs["token_type_ids"] = torch.zeros_like(mask)
-    targets = Targets(torch.randint(num_classes, (rows,)), torch.ones(rows, dtype=torch.bool))
+    targets = Targets(torch.randint(student.config.num_labels, (rows,)), torch.ones(rows, dtype=torch.bool))
     batch = Batch(torch.arange(rows), inputs, targets)
     count = config.training.batch_size
     return StepBatches(0, [batch] * steps, GlobalCounts(count, count))

@@ -84,7 +84,7 @@ def price_table(prices: Sequence[Price]) -> str:
         )
     num_runs = sum(len(price.trials) for price in prices)
     verdict = unequal_weights(prices) or f"equal byte for byte in all {num_runs} runs"
-    return f"{_markdown(lines)}\n\nFinal weights: {verdict}."
+    return f"{markdown(lines)}\n\nFinal weights: {verdict}."
 
 
 def stop_table(stops: Sequence[Stop]) -> str:
@@ -93,7 +93,7 @@ def stop_table(stops: Sequence[Stop]) -> str:
     for name, values in zip(["the checkpoint", "the end of the process"], _milliseconds(stops), strict=True):
         lines.append([name, *(f"{value:.0f}" for value in (*_percentiles(values), max(values)))])
     num_orphans = sum(stop.num_orphans for stop in stops)
-    return f"{_markdown(lines)}\n\nProcesses left behind after {len(stops)} stops: {num_orphans}."
+    return f"{markdown(lines)}\n\nProcesses left behind after {len(stops)} stops: {num_orphans}."
 
 
 def heading(where: Mapping[str, Any], device: str, what: str) -> str:
@@ -114,7 +114,7 @@ def _milliseconds(stops: Sequence[Stop]) -> tuple[list[float], list[float]]:
     return [1000 * stop.published_seconds for stop in stops], [1000 * stop.exited_seconds for stop in stops]
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first column is text and whose others are figures."""
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     rule = "|" + "|".join(["---", *["---:"] * (len(lines[0]) - 1)]) + "|"

@@ -118,8 +118,10 @@ def _largest_micro_batch(
                 return _Fitting(size, settings, stages)
         return None
 
+    if (whole := fitting(sizes[-1])) is not None:
+        return whole
     best = fitting(sizes[0])
-    low, high = 0, len(sizes)
+    low, high = 0, len(sizes) - 1
     while best is not None and high - low > 1:
         middle = (low + high) // 2
         found = fitting(sizes[middle])

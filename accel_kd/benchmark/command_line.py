@@ -1,0 +1,52 @@
+"""What the benchmarks' command lines have in common."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from accel_kd.errors import EXIT_FAILURE, EXIT_USER_ERROR, RunFailure, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake on the command line is one line, as in the program itself."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
+def answered(benchmark: Callable[[], int]) -> int:
+    """The exit code of `benchmark`; what is wrong is said in a line, as the program says it."""
+    try:
+        return benchmark()
+    except UserError as error:
+        print("\n".join(f"accel-kd: {mistake}" for mistake in str(error).splitlines()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except RunFailure as error:
+        print(f"accel-kd: failed: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as `argparse` wants types."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def append_rows(output: str | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds `rows` of JSON to the file `output`, if there is to be one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if output is None:
+        return
+    try:
+        with open(output, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from error

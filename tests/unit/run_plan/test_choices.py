@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from accel_kd.config import load_recipe
+from accel_kd.planning.memory import Placement, Strategy
+from accel_kd.run_plan.choices import advice, largest_micro_batches, with_settings
+from accel_kd.run_plan.stages import RESERVE_BYTES, Machine, Planner
+
+
+@pytest.fixture
+def planner(tiny_data: Path, tiny_teacher: Path) -> Planner:
+    return _planner(tiny_data, tiny_teacher, "teacher.finetune=null")
+
+
+def _planner(data: Path, teacher: Path, *more: str) -> Planner:
+    settings = [
+        f"data.path={data}", f"teacher.model={teacher}", "student.layers=1", "training.batch_size=16",
+        "evaluation.micro_batch_size=8", *more,
+    ]  # fmt: skip
+    return Planner(load_recipe("clinc150_minilm", settings), Machine(2, 0))
+
+
+def _with_memory(planner: Planner, beyond_reserve: float) -> Planner:
+    planner.machine = replace(planner.machine, memory_bytes=RESERVE_BYTES + int(beyond_reserve))
+    return planner
+
+
+def _need(planner: Planner, strategy: Strategy = Strategy.DDP) -> int:
+    return max(stage.total for stage in planner.stages(planner.config, strategy))
+
+
+def test_the_largest_micro_batch_fits_and_the_next_one_does_not(planner: Planner) -> None:
+    _with_memory(planner, 0.7 * _need(planner))
+    size = largest_micro_batches(planner)[Strategy.DDP][Placement.REPLICATED]
+    sizes = [1, 2, 4, 8]
+    assert size in sizes[:-1], "some fit and some do not"
+
+    def fits(size: int) -> bool:
+        settings = {"training.micro_batch_size": size, "evaluation.micro_batch_size": size}
+        config = with_settings(planner.config, settings)
+        assert config is not None
+        return planner.fits(planner.stages(config, Strategy.DDP))
+
+    assert fits(size) and not fits(sizes[sizes.index(size) + 1])
+
+
+def test_what_is_advised_fits_and_changes_no_more_than_it_must(planner: Planner) -> None:
+    whole = _need(planner)
+    _with_memory(planner, 0.7 * whole)
+    small = advice(planner, Strategy.DDP)
+    assert small is not None and small.strategy is None
+    assert "teacher.source" not in small.settings and "training.precision" not in small.settings
+    changed = with_settings(planner.config, small.settings)
+    assert changed is not None
+    assert planner.fits(planner.stages(changed, Strategy.DDP))
+    # The same answer, from a planner that starts with the settings that were advised.
+    assert planner.fits(Planner(changed, planner.machine).stages(changed, Strategy.DDP))
+
+
+def test_where_a_smaller_micro_batch_does_not_do_the_ranks_share_the_model(planner: Planner) -> None:
+    smallest = with_settings(planner.config, {"training.micro_batch_size": 1, "evaluation.micro_batch_size": 1})
+    assert smallest is not None
+    needs = {s: max(t.total for t in planner.stages(smallest, s)) for s in (Strategy.DDP, Strategy.ZERO3)}
+    assert needs[Strategy.ZERO3] < needs[Strategy.DDP]
+    _with_memory(planner, needs[Strategy.ZERO3] + 1)
+    found = advice(planner, Strategy.DDP)
+    assert found is not None and found.strategy is not None and found.strategy.shards_optimizer
+    _with_memory(planner, 1000)
+    assert advice(planner, Strategy.DDP) is None
+
+
+def test_a_stored_teacher_takes_no_memory_while_the_student_trains(planner: Planner) -> None:
+    streamed, cached = (
+        {stage.name: stage for stage in planner.stages(planner.config, Strategy.DDP, placement)}["training"]
+        for placement in (Placement.REPLICATED, Placement.CACHED)
+    )
+    assert (cached.teacher_weights, cached.teacher_forward) == (0, 0)
+    assert streamed.teacher_weights > 0 and streamed.total > cached.total
+    assert (streamed.weights, streamed.optimizer) == (cached.weights, cached.optimizer)
+
+
+def test_a_teacher_that_is_fine_tuned_is_a_stage_of_its_own(tiny_data: Path, tiny_teacher: Path) -> None:
+    planner = _planner(tiny_data, tiny_teacher)
+    stages = {stage.name: stage for stage in planner.stages(planner.config, Strategy.ONE)}
+    assert list(stages) == ["teacher.finetune", "teacher scored", "training", "evaluation"]
+    teacher = planner.shapes.teacher
+    assert teacher is not None
+    assert stages["teacher.finetune"].optimizer == 8 * teacher.num_parameters()
+    assert stages["training"].optimizer == 8 * planner.shapes.student.num_parameters()
