@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_left_to_itself_it_is_put_on_each_rank_where_it_fits_and_says_why(
     forks: Forks, plain: Path, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     run = forks.run(*recipe(tiny_data, tiny_teacher, tmp_path), ranks=2).succeeded()
-    assert differences(plain, tmp_path) == []  # to look at sizes moves no random generator
+    assert differences(plain, tmp_path) == []
     sizes, room = (line.partition("teacher placement: ")[2] for line in run.text.splitlines() if "placement: " in line)
     assert sizes.startswith("sizes: 155.2 kB for the teacher's 38,789 parameters, ") and "the student " in sizes
     assert room.startswith("room: ") and room.endswith(": replicated fits")
@@ -219,11 +220,13 @@ def test_an_error_on_one_rank_ends_them_all_at_once(caching: Caching, place: str
     assert said in failed.text
 
 
-def test_logits_that_are_not_finite_on_one_rank_are_told_on_all(forks: Forks, tiny_data: Path, tmp_path: Path) -> None:
-    teacher = tiny.write_model(tmp_path / "teacher")
+def test_logits_that_are_not_finite_on_one_rank_are_told_on_all(forks: Forks, tmp_path: Path) -> None:
+    data, teacher = tiny.write_data(tmp_path / "data"), tiny.write_model(tmp_path / "teacher")
+    with (data / "train.jsonl").open("a") as rows:
+        rows.write(json.dumps({"text": "an unheard of word", "label": tiny.LABELS[0]}) + "\n")
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
-    model.bert.embeddings.word_embeddings.weight.data[tiny.tokenizer().get_vocab()["fossil"]] = float("nan")
+    model.bert.embeddings.word_embeddings.weight.data[tiny.tokenizer().unk_token_id] = float("nan")
     model.save_pretrained(teacher)
-    failed = Caching(forks, tiny_data, teacher, tmp_path).run("run", _SHARDED, ranks=3)
+    failed = Caching(forks, data, teacher, tmp_path).run("run", _SHARDED, ranks=3)
     assert set(failed.codes) == {1}, failed.text
-    assert "are not finite" in failed.text
+    assert failed.text.count("are not finite (1 such examples") == 3 and "does not hear" not in failed.text
