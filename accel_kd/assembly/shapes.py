@@ -48,12 +48,13 @@ class Lengths:
     num_classes: int | None = None
     missing: str | None = None
 
-    def longest(self, split: str) -> tuple[int, int]:
-        """Tokens of the longest text of `split`, as the student reads it and as the teacher does."""
+    def longest(self, *, held_out: bool = False) -> tuple[int, int]:
+        """Tokens of the longest text of train, or of all other splits, as the student reads it and as the teacher."""
         if self.splits is None:
             return self.max_length, self.max_length
-        there = self.splits.get(split, self.splits["train"])
-        return int(there.student.lengths.max()), int(there.for_teacher.lengths.max())
+        there = [split for name, split in self.splits.items() if (name != "train") == held_out]
+        student = max(int(split.student.lengths.max()) for split in there)
+        return student, max(int(split.for_teacher.lengths.max()) for split in there)
 
 
 @dataclass(frozen=True)

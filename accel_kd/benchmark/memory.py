@@ -80,11 +80,10 @@ def _benchmark(parsed: argparse.Namespace) -> int:
             compared = _compare(config, parsed, overrides, case, Path(name))
             found.append(compared)
             print(f"{case}: plan / measured = {compared.ratio:.3f}", file=sys.stderr, flush=True)
-            append_rows(parsed.output, [_row(compared, overrides) | where])
-    print(
-        f"{heading(where, found[0].device, ' '.join([parsed.recipe, *parsed.overrides]))}\n\n{_table(found)}",
-        flush=True,
-    )
+            append_rows(parsed.output, [_row(compared, overrides, parsed.ranks) | where])
+    ranks = f"on {parsed.ranks} ranks" if parsed.ranks > 1 else "on 1 rank"
+    what = " ".join([parsed.recipe, *parsed.overrides, ranks])
+    print(f"{heading(where, found[0].device, what)}\n\n{_table(found)}", flush=True)
     return EXIT_SUCCESS if all(abs(one.ratio - 1) <= _TOLERANCE for one in found) else EXIT_FAILURE
 
 
@@ -93,26 +92,31 @@ def _compare(
 ) -> Comparison:
     on_gpu = torch.cuda.is_available()
     lengths = Lengths(config.data.max_length, num_classes=parsed.classes)
-    planner = Planner(config, Machine(1, 0, "cuda" if on_gpu else "cpu"), lengths)
-    [stage] = [stage for stage in planner.stages(config, Strategy.ONE) if stage.name == "training"]
+    planner = Planner(config, Machine(parsed.ranks, 0, "cuda" if on_gpu else "cpu"), lengths)
+    strategy = Strategy.ONE if parsed.ranks == 1 else Strategy.DDP
+    [stage] = [stage for stage in planner.stages(config, strategy) if stage.name == "training"]
     request = {"recipe": parsed.recipe, "overrides": list(overrides), "num_classes": parsed.classes}
-    tidy = _measure(request, folder / "log", () if on_gpu else _TIDY_ALLOCATOR)
-    plain = None if on_gpu else _measure(request, folder / "log", ())["peak_bytes"]
+    tidy = _measure(request, parsed.ranks, folder / "log", () if on_gpu else _TIDY_ALLOCATOR)
+    only_tidy = on_gpu or parsed.tidy_only
+    plain = None if only_tidy else _measure(request, parsed.ranks, folder / "log", ())["peak_bytes"]
     return Comparison(case, stage, tidy["peak_bytes"], plain, tidy["device"])
 
 
-def _measure(request: dict[str, Any], log: Path, environment: Sequence[str]) -> dict[str, Any]:
-    """What a process of its own says of `request`; `environment` holds `NAME=value`."""
-    program = [sys.executable, "-m", "accel_kd.benchmark.memory_trial", json.dumps(request)]
+def _measure(request: dict[str, Any], num_ranks: int, log: Path, environment: Sequence[str]) -> dict[str, Any]:
+    """What rank 0 of processes of their own says of `request`; `environment` holds `NAME=value`."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"] if num_ranks > 1 else []
+    program = [sys.executable, *launcher, "-m", "accel_kd.benchmark.memory_trial", json.dumps(request)]
     run_to_end(["env", "TRANSFORMERS_VERBOSITY=error", *environment, *program], log)
-    answer: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    lines = log.read_text(encoding="utf-8").splitlines()
+    answer: dict[str, Any] = json.loads([line for line in lines if line.startswith("{")][-1])
     return answer
 
 
-def _row(compared: Comparison, overrides: Sequence[str]) -> dict[str, Any]:
+def _row(compared: Comparison, overrides: Sequence[str], num_ranks: int) -> dict[str, Any]:
     return {
         "measured": "memory",
         "overrides": list(overrides),
+        "num_ranks": num_ranks,
         "planned_bytes": compared.stage.total,
         "parts": {name: value for name, value in vars(compared.stage).items() if name != "name"},
         "measured_bytes": compared.measured_bytes,
@@ -153,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
         "--case", action="append", metavar="'key=value ...'", help="settings of one configuration; may be repeated"
     )
     parser.add_argument("--classes", type=count, help="labels of the models; default: as the teacher has them")
+    parser.add_argument("--ranks", type=count, default=1, help="ranks under DDP on this machine; default: 1, alone")
+    parser.add_argument("--tidy-only", action="store_true", help="on a CPU, measure without the default malloc's slack")
     parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
     return parser
 

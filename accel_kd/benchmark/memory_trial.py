@@ -8,6 +8,7 @@ values take no memory.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -50,7 +51,9 @@ def main(request: str) -> dict[str, Any]:
     for _ in range(_STEPS):
         losses, _ = step(batches)
         assert torch.isfinite(losses["loss"]), "a step that was measured diverged"
-    return {"device": meter.device_name, "peak_bytes": meter.peak_bytes, "baseline_bytes": meter.baseline_bytes}
+    figures = {"device": meter.device_name, "peak_bytes": meter.peak_bytes, "baseline_bytes": meter.baseline_bytes}
+    accelerator.end_training()
+    return figures
 
 
 def _training(accelerator: Accelerator, config: RunConfig, planner: Planner) -> tuple[EagerStep, StepBatches]:
@@ -112,4 +115,6 @@ def _resident(entry: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    figures = main(sys.argv[1])
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(figures), flush=True)

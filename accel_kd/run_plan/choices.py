@@ -104,7 +104,8 @@ def _rows_of(fitting: _Fitting | None) -> int | None:
 def _largest_micro_batch(
     planner: Planner, config: RunConfig, strategy: Strategy, placement: Placement | None
 ) -> _Fitting | None:
-    """The largest that divides the batch and fits, found by halving: a larger one never takes less."""
+    """The largest that divides the batch and fits. The whole share is asked first, since without accumulation it may
+    take less than a part of it; of the parts, among which the search halves, a larger one never does."""
     share = config.training.batch_size // planner.machine.num_ranks
     sizes = [size for size in range(1, share + 1) if share % size == 0]
 

@@ -174,7 +174,7 @@ class Planner:
     ) -> Stage:  # fmt: skip
         steps = accumulation_steps(training, self.machine.num_ranks)
         rows = training.batch_size // (steps * self.machine.num_ranks)
-        for_student, for_teacher = self.lengths.longest("train")
+        for_student, for_teacher = self.lengths.longest()
         length = for_teacher if of_teacher else for_student
         costs = self.student_costs(training, strategy, rows, length, of_teacher=of_teacher, accumulates=steps > 1)
         logits = self._loss(config, rows, training)
@@ -187,14 +187,14 @@ class Planner:
         is_forward = asked is not None and parts.beside == forward
         return _stage(
             name, rows, length, parts,
-            teacher_weights=self._teacher_weights(config, placement) if asked is not None else 0,
+            teacher_weights=self._teacher_weights(config, placement),
             teacher_forward=parts.beside if is_forward else 0,
             logits=0 if is_forward else parts.beside,
         )  # fmt: skip
 
     def _teacher_stage(self, config: RunConfig, placement: Placement) -> Stage:
         """Fills the store, or scores the teacher on what is held out."""
-        length = max(self.lengths.longest(split)[1] for split in ("train", "validation"))
+        length = max(self.lengths.longest(held_out=held_out)[1] for held_out in (False, True))
         rows, name = config.evaluation.micro_batch_size, "teacher scored"
         if placement is Placement.CACHED:
             name = "store filled"
@@ -205,7 +205,7 @@ class Planner:
         return Stage(name, rows, length, teacher_weights=weights, teacher_forward=forward)
 
     def _evaluation_stage(self, config: RunConfig, strategy: Strategy, placement: Placement) -> Stage:
-        rows, (length, _) = config.evaluation.micro_batch_size, self.lengths.longest("validation")
+        rows, (length, _) = config.evaluation.micro_batch_size, self.lengths.longest(held_out=True)
         training = config.training
         scored = self.student_costs(training, strategy, rows, length, trains=False)
         held = student_memory(scored, strategy, self.machine.num_ranks, training.precision or "no")

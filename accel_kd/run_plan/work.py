@@ -66,7 +66,7 @@ def work(planner: Planner, strategy: Strategy) -> Work:
     def student_flops(length: int) -> int:
         return planner.student_costs(training, strategy, 1, length).step_flops
 
-    longest, _ = lengths.longest("train")
+    longest, _ = lengths.longest()
     factor = _rows_per_tokenised(lengths, "train")
     student = factor * FlopsOfLength.through(student_flops, longest).of(batches.rows, batches.student_lengths)
     if lengths.rows is None:
@@ -88,7 +88,7 @@ def _teacher_work(planner: Planner, per_step: float) -> TeacherWork:
     def flops(length: int) -> int:
         return planner.teacher_costs(config, 1, length).forward_flops
 
-    longest = max(lengths.longest(split)[1] for split in ("train", "validation"))
+    longest = max(lengths.longest(held_out=held_out)[1] for held_out in (False, True))
     of_length = FlopsOfLength.through(flops, longest)
     epoch = _rows_per_tokenised(lengths, "train") * of_length.of(batches.rows, batches.teacher_lengths)
     if lengths.splits is None:

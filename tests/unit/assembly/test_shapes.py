@@ -35,7 +35,7 @@ def test_micro_batches_are_those_of_the_loader(tiny_data: Path, tiny_teacher: Pa
         expected += [tuple(batch.inputs["input_ids"].shape) for batch in batches if batch.targets.counted.all()]
     assert sorted(zip(found.rows.tolist(), found.student_lengths.tolist(), strict=True)) == sorted(expected)
     assert np.array_equal(found.student_lengths, found.teacher_lengths)
-    assert lengths.longest("train")[0] == max(length for _, length in expected)
+    assert lengths.longest()[0] == max(length for _, length in expected)
 
 
 def test_the_student_has_the_shape_that_a_run_gives_it(tiny_data: Path, tiny_teacher: Path) -> None:
@@ -57,5 +57,5 @@ def test_without_data_each_text_has_the_maximal_length(tmp_path: Path, tiny_teac
     config = _recipe(tmp_path / "absent.jsonl", tiny_teacher)
     lengths = read_lengths(config)
     assert lengths.rows is None and "absent.jsonl" in (lengths.missing or "")
-    assert lengths.longest("train") == (32, 32)
+    assert lengths.longest() == (32, 32)
     assert micro_batches(lengths, config.training, 2).rows.tolist() == [12]

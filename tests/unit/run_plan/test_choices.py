@@ -19,7 +19,7 @@ def planner(tiny_data: Path, tiny_teacher: Path) -> Planner:
 def _planner(data: Path, teacher: Path, *more: str) -> Planner:
     settings = [
         f"data.path={data}", f"teacher.model={teacher}", "student.layers=1", "training.batch_size=16",
-        "evaluation.micro_batch_size=8", *more,
+        "evaluation.micro_batch_size=1", *more,
     ]  # fmt: skip
     return Planner(load_recipe("clinc150_minilm", settings), Machine(2, 0))
 
@@ -51,19 +51,20 @@ def test_the_teacher_is_where_the_recipe_puts_it(
     assert planner.placement(planner.config) is placement
 
 
-def test_the_largest_micro_batch_fits_and_the_next_one_does_not(planner: Planner) -> None:
-    _with_memory(planner, 0.7 * _need(planner))
-    size = largest_micro_batches(planner)[Strategy.DDP][Placement.REPLICATED]
-    sizes = [1, 2, 4, 8]
-    assert size in sizes[:-1], "some fit and some do not"
-
-    def fits(size: int) -> bool:
-        settings = {"training.micro_batch_size": size, "evaluation.micro_batch_size": size}
-        config = with_settings(planner.config, settings)
+def test_the_largest_micro_batch_is_the_last_one_that_fits(planner: Planner) -> None:
+    def need(size: int) -> int:
+        config = with_settings(planner.config, {"training.micro_batch_size": size})
         assert config is not None
-        return planner.fits(planner.stages(config, Strategy.DDP))
+        return max(stage.total for stage in planner.stages(config, Strategy.ZERO3))
 
-    assert fits(size) and not fits(sizes[sizes.index(size) + 1])
+    needs = {size: need(size) for size in (1, 2, 4, 8)}
+    assert needs[4] < needs[8]
+    _with_memory(planner, (needs[4] + needs[8]) / 2)
+    assert largest_micro_batches(planner)[Strategy.ZERO3][Placement.REPLICATED] == 4
+    _with_memory(planner, needs[8])
+    assert largest_micro_batches(planner)[Strategy.ZERO3][Placement.REPLICATED] == 8
+    _with_memory(planner, 1000)
+    assert largest_micro_batches(planner)[Strategy.ZERO3][Placement.REPLICATED] is None
 
 
 def test_what_is_advised_fits_and_changes_no_more_than_it_must(planner: Planner) -> None:
