@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accel_kd import __version__, plan_command, status_command, store_commands, submit_command
+from accel_kd import __version__, plan_command, status_command, store_commands, submit_command, verify_command
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
 from accel_kd.errors import (
     EXIT_FAILURE,
@@ -21,6 +21,7 @@ from accel_kd.errors import (
     StopRequested,
     UserError,
 )
+from accel_kd.quietness import quieten_libraries
 
 _RECIPE_HELP = "name of a shipped recipe (see `accel-kd recipes`), or path of a YAML file"
 _OVERRIDES_HELP = "settings that replace the recipe's, for instance training.epochs=3"
@@ -104,9 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     cache.set_defaults(command=_cache_teacher)
 
     store_commands.add_parser(commands)
-    plan_command.add_parser(commands, _quieten_libraries)
+    plan_command.add_parser(commands, quieten_libraries)
     submit_command.add_parser(commands)
     status_command.add_parser(commands)
+    verify_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")
@@ -126,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _distill(parsed: argparse.Namespace) -> None:
     """Trains the student of a recipe, with its teacher, and leaves everything in the run directory."""
     config = load_recipe(parsed.recipe, parsed.overrides)
-    _quieten_libraries()
+    quieten_libraries()
     from accel_kd.distill import distill
     from accel_kd.export.results_table import LEGEND, results_table
 
@@ -137,7 +139,7 @@ def _distill(parsed: argparse.Namespace) -> None:
 def _cache_teacher(parsed: argparse.Namespace) -> None:
     """Writes or completes the store of a recipe's teacher, and prints its path, size and fidelity."""
     config = load_recipe(parsed.recipe, parsed.overrides)
-    _quieten_libraries()
+    quieten_libraries()
     from accel_kd.cache_teacher import cache_teacher
 
     splits = None if parsed.splits is None else [name.strip() for name in parsed.splits.split(",") if name.strip()]
@@ -147,7 +149,7 @@ def _cache_teacher(parsed: argparse.Namespace) -> None:
 def _evaluate(parsed: argparse.Namespace) -> None:
     """Scores a checkpoint on one split of a recipe's data, with the metrics that training reports."""
     config: RunConfig = load_recipe(parsed.recipe, parsed.overrides)
-    _quieten_libraries()
+    quieten_libraries()
     from accel_kd.evaluate_checkpoint import evaluate_checkpoint
 
     _say(evaluate_checkpoint(config, parsed.model, parsed.split, parsed.output))
@@ -194,11 +196,3 @@ def _set_up_logging() -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO if _is_main_process() else logging.WARNING)
     logger.propagate = False
-
-
-def _quieten_libraries() -> None:
-    """Their progress bars and advice drown our lines; what goes wrong still surfaces as an error. Set before import."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -1,0 +1,237 @@
+"""Mistakes that trainers really make, each put into the program by name, in every rank of a verification.
+
+`python -m tests.support.planted_defects DEFECT RECIPE [key=value ...] [--only PART ...]` verifies a recipe with one of
+them in place. The rank that forks are made of imports this module, and finds the name in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_VARIABLE = "PLANTED_DEFECT"
+
+
+def loss_divided_by_the_local_count() -> None:
+    """Each rank divides by what it holds itself, as a mean over a micro-batch does."""
+    from accel_kd.data.loaders import TrainingLoader
+    from accel_kd.signals import IGNORED_LABEL, GlobalCounts, StepBatches
+
+    original = TrainingLoader.epoch
+
+    def epoch(self: Any, *arguments: Any) -> Any:
+        for batches in original(self, *arguments):
+            counted = [batch.targets.counted for batch in batches.micro_batches]
+            labelled = [b.targets.counted & (b.targets.labels != IGNORED_LABEL) for b in batches.micro_batches]
+            world = self.shard.world_size
+            counts = GlobalCounts(
+                targets=world * sum(int(part.sum()) for part in labelled),
+                positions=world * sum(int(part.sum()) for part in counted),
+            )
+            yield StepBatches(batches.epoch, batches.micro_batches, counts)
+
+    TrainingLoader.epoch = epoch  # type: ignore[method-assign]
+
+
+def student_called_past_its_wrapper() -> None:
+    """What DDP wrapped is called instead of DDP, so that ranks exchange no gradients."""
+    from accel_kd.engines import ReplicatedEngine
+
+    original = ReplicatedEngine.__init__
+
+    def start(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.model = self._bare
+
+    ReplicatedEngine.__init__ = start  # type: ignore[method-assign]
+
+
+def store_rows_shuffled() -> None:
+    """Each text gets the logits of its neighbour in the store."""
+    import numpy as np
+
+    from accel_kd.teachers.cached import CachedTeacher
+
+    original = CachedTeacher.__init__
+
+    def start(self: Any, reader: Any, places: Any, columns: Any = None) -> None:
+        original(self, reader, np.roll(places, 1), columns)
+
+    CachedTeacher.__init__ = start  # type: ignore[method-assign]
+
+
+def square_of_the_temperature_missing_in_the_gradient() -> None:
+    """The loss that is told has the factor, the one that is differentiated has not."""
+    from accel_kd.objectives import divergences
+
+    original = divergences._soften_and_rescale
+
+    def rescale(divergence: Any, student: Any, teacher: Any, temperature: float) -> Any:
+        value = original(divergence, student, teacher, temperature)
+        without = value / temperature**2
+        return without + (value - without).detach()
+
+    divergences._soften_and_rescale = rescale
+
+
+def evaluation_duplicates_kept() -> None:
+    """Examples that only fill the last batch of a rank are scored like all others."""
+    import dataclasses
+
+    import numpy as np
+
+    from accel_kd.data.loaders import EvaluationLoader
+    from accel_kd.metrics import scored_rows
+
+    original = EvaluationLoader.__init__
+
+    def start(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        self._shares = [dataclasses.replace(share, counted=True) for share in self._shares]
+
+    class Numpy:
+        """NumPy as `scored_rows` uses it, but for the rows that it would drop."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+        def unique(self, rows: Any, return_index: bool) -> Any:
+            return np.unique(rows), np.argsort(rows, kind="stable")
+
+    EvaluationLoader.__init__ = start  # type: ignore[method-assign]
+    scored_rows.np = Numpy()  # type: ignore[assignment]
+
+
+def dropout_on_in_the_teacher() -> None:
+    """Its dropout layers are in training mode, whatever the model says of itself."""
+    from torch import nn
+
+    from accel_kd.teachers.streaming import StreamingTeacher
+
+    original = StreamingTeacher.__init__
+
+    def start(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.training = True
+
+    StreamingTeacher.__init__ = start  # type: ignore[method-assign]
+
+
+def gradients_averaged_instead_of_summed_over_ranks() -> None:
+    """The loss is a sum over ranks, and the factor that undoes their averaging is forgotten."""
+    from accel_kd.training import step
+
+    class Alone:
+        """An accelerator that takes itself for the only one."""
+
+        num_processes = 1
+
+        def __init__(self, accelerator: Any) -> None:
+            self.device = accelerator.device
+
+    original = step.EagerStep.__init__
+
+    def start(self: Any, accelerator: Any, *arguments: Any) -> None:
+        original(self, Alone(accelerator), *arguments)  # type: ignore[arg-type]
+
+    step.EagerStep.__init__ = start  # type: ignore[method-assign]
+
+
+def last_micro_batch_alone_counts() -> None:
+    """Gradients are forgotten between the micro-batches of a step."""
+    from accel_kd.engines import ReplicatedEngine
+
+    original = ReplicatedEngine.accumulating
+
+    def accumulating(self: Any, *, is_last: bool) -> Any:
+        self._optimizer.zero_grad()
+        return original(self, is_last=is_last)
+
+    ReplicatedEngine.accumulating = accumulating  # type: ignore[method-assign]
+
+
+def optimizer_not_restored() -> None:
+    """A run that goes on begins with an optimizer that remembers nothing."""
+    from accel_kd.engines import ReplicatedEngine
+
+    ReplicatedEngine.load_optimizer_state = lambda self, state: None  # type: ignore[method-assign, assignment]
+
+
+def random_state_not_restored() -> None:
+    """A run that goes on draws other dropout masks."""
+    from accel_kd.training import checkpointing
+
+    checkpointing.set_random_state = lambda state: None
+
+
+def slices_clipped_by_their_own_norm() -> None:
+    """Under FSDP2 each rank clips by the norm of what it holds."""
+    from torch import Tensor
+
+    from accel_kd.engines import fsdp2
+
+    original = fsdp2._whole
+
+    def own(tensor: Tensor) -> Tensor:
+        return original(tensor) if tensor.ndim else tensor.to_local()  # type: ignore[attr-defined, no-any-return]
+
+    fsdp2._whole = own
+
+
+def clipping_lost_under_deepspeed() -> None:
+    """DeepSpeed is not told the norm at which it is to clip."""
+    from accel_kd.engines import ZeroEngine
+
+    original = ZeroEngine.__init__
+
+    def start(self: Any, accelerator: Any, model: Any, optimizer: Any, max_grad_norm: Any) -> None:
+        original(self, accelerator, model, optimizer, None)
+
+    ZeroEngine.__init__ = start  # type: ignore[method-assign]
+
+
+DEFECTS: dict[str, Callable[[], None]] = {
+    plant.__name__: plant
+    for plant in (
+        loss_divided_by_the_local_count,
+        student_called_past_its_wrapper,
+        store_rows_shuffled,
+        square_of_the_temperature_missing_in_the_gradient,
+        evaluation_duplicates_kept,
+        dropout_on_in_the_teacher,
+        gradients_averaged_instead_of_summed_over_ranks,
+        last_micro_batch_alone_counts,
+        optimizer_not_restored,
+        random_state_not_restored,
+        slices_clipped_by_their_own_norm,
+        clipping_lost_under_deepspeed,
+    )
+}
+
+if _VARIABLE in os.environ and __name__ != "__main__":
+    DEFECTS[os.environ[_VARIABLE]]()
+
+
+def _verify(defect: str, recipe: str, *rest: str) -> None:
+    """Prints the outcome of each way as one line of JSON."""
+    from accel_kd.config import load_recipe
+    from accel_kd.quietness import quieten_libraries
+    from accel_kd.verify.verification import Settings, verify
+
+    if defect != "none":
+        os.environ[_VARIABLE] = defect
+    quieten_libraries()
+    only = tuple(argument.removeprefix("--only=") for argument in rest if argument.startswith("--only="))
+    overrides = [argument for argument in rest if not argument.startswith("--only=")]
+    report = verify(load_recipe(recipe, overrides), Settings(only=only, preload=("tests.support.planted_defects",)))
+    print(report.text, file=sys.stderr)
+    print(json.dumps({row.way: row.outcome for row in report.rows}))
+
+
+if __name__ == "__main__":
+    _verify(*sys.argv[1:])
