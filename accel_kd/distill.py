@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import Attempt, attempt
 from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
+from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
 from accel_kd.assembly.models import (
     FoundTeacher,
     check_student,
@@ -85,11 +86,13 @@ def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirecto
     if config.run.deterministic:
         use_deterministic_algorithms()
     check_student(config)
+    check_features(config)
     data = read_data(config)
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
     labels_task = task(config, data.label_names)
     session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt)
+    check_same_tokens(session)
     train_students(session, find_teacher(session))
 
 
@@ -184,7 +187,6 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     # Without a teacher there is nothing to learn from a text alone.
     loader = labelled if source is None else training_loader(config.training, splits["train"], accelerator)
     shared: dict[str, Any] = {
-        "make_model": make_student,
         "tokenizer": tokenizer,
         "training": config.training,
         "held_out": scored,
@@ -196,13 +198,21 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     if config.run.control and not on_main_rank(accelerator, lambda: is_done(control, shared["budget"].steps)):
         loss = without_teacher(config.objective)
         run = model_run(
-            session, job_type="control", directory=control, objective=loss, teacher=None, loader=labelled, **shared
+            session,
+            job_type="control",
+            directory=control,
+            make_model=make_student,
+            objective=loss,
+            teacher=None,
+            loader=labelled,
+            **shared,
         )
         run_model(accelerator, run)
     run = model_run(
         session,
         job_type="distill",
         directory=session.directory,
+        make_model=with_projections(session, make_student),
         objective=objective(config.objective),
         teacher=source,
         loader=loader,

@@ -25,6 +25,7 @@ from accel_kd.evaluation import Evaluator, Scores
 from accel_kd.export.model_folder import read_weights, write_model
 from accel_kd.export.predictions import write_predictions
 from accel_kd.metrics.meters import StepMeter
+from accel_kd.models.projected_student import ProjectedStudent, exported_weights, trained_weights, without_projections
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
 from accel_kd.signals import IGNORED_LABEL
@@ -60,7 +61,7 @@ class ModelRun:
 
     title: str
     directory: RunDirectory
-    make_model: Callable[[], PreTrainedModel]
+    make_model: Callable[[], PreTrainedModel | ProjectedStudent]
     tokenizer: PreTrainedTokenizerBase
     task: Task
     objective: WeightedSum
@@ -159,7 +160,8 @@ class _Training:
         self.checkpoints = TrainingCheckpoints(accelerator, run.checkpoints, trained, run.reached)
         self.state = LoopState()
         if checkpoint is not None:
-            self.step.rehearse(next(run.loader.epoch(0)))
+            if accelerator.num_processes > 2:
+                self.step.rehearse(next(run.loader.epoch(0)))
             self.state = self.checkpoints.restore(checkpoint)
             is_longer = checkpoint.state["total_steps"] < run.loop.total_steps
             if is_longer and (rates.schedule != "constant" or rates.warmup_fraction) and accelerator.is_main_process:
@@ -195,9 +197,11 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
 
 def _export(accelerator: Accelerator, run: ModelRun, training: _Training) -> None:
     """The model as it is goes into the run's directory, and is read back from there."""
-    weights = training.engine.weights()
-    on_main_rank(accelerator, lambda: write_model(training.model, weights, run.tokenizer, run.directory.model))
-    training.engine.load_weights(read_weights(training.model, run.directory.model))
+    exported = without_projections(training.model)
+    weights = exported_weights(training.model, training.engine.weights())
+    on_main_rank(accelerator, lambda: write_model(exported, weights, run.tokenizer, run.directory.model))
+    read = read_weights(exported, run.directory.model)
+    training.engine.load_weights(trained_weights(training.model, read), others_stay=True)
 
 
 def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores | None:

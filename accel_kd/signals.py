@@ -1,10 +1,12 @@
 """Value types that cross packages, defined once at the bottom so that both sides of a seam import the same thing.
 
-`N` is the number of scored positions of a micro-batch (one a row for a classifier), `V` the number of classes.
+`N` is the number of scored positions of a micro-batch (one a row for a classifier), `V` the number of classes, `B` the
+number of rows, `L` that of tokens the longest of them has, and `H` the width of a hidden state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -28,6 +30,8 @@ class SignalNeeds:
     """The probabilities themselves, not a sample that is right on average."""
     temperatures: frozenset[float] | None = frozenset()
     """What the logits are softened with; None, of a provider, is any."""
+    hidden_states: frozenset[int] = frozenset()
+    """The layers whose hidden states are read, numbered as in `Signal`."""
 
     def missing_from(self, provided: SignalNeeds) -> list[str]:
         """What is needed here that `provided` lacks, as words for a message."""
@@ -39,14 +43,20 @@ class SignalNeeds:
         if provided.temperatures is not None:
             lacking = sorted((self.temperatures or frozenset()) - provided.temperatures)
             missing += [f"temperature {temperature:g}" for temperature in lacking]
+        missing += [f"hidden states of layer {layer}" for layer in sorted(self.hidden_states - provided.hidden_states)]
         return missing
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What one model says about a micro-batch: logits `[N, V]`, before softmax and before temperature."""
+    """What one model says about a micro-batch: logits `[N, V]`, before softmax and before temperature, and where they
+    were asked for the hidden states `[B, L, H]` of some layers.
+
+    Layer 0 is the embeddings, `n` the output of the `n`-th layer; -1 is the last, -2 the one before it.
+    """
 
     logits: Tensor
+    hidden_states: Mapping[int, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,15 @@ TeacherSignal = Signal | SparseSignal
 @dataclass(frozen=True)
 class Targets:
     """What a micro-batch counts towards: `labels` `[N]` int64 (`IGNORED_LABEL` where there is none) and `counted`
-    `[N]` bool, false for a row that only fills an otherwise empty micro-batch and must not enter any sum."""
+    `[N]` bool, false for a row that only fills an otherwise empty micro-batch and must not enter any sum.
+
+    `tokens` `[B, L]` bool is true for the tokens that models attend to, those of filling rows left out; None where
+    nothing is trained.
+    """
 
     labels: Tensor
     counted: Tensor
+    tokens: Tensor | None = None
 
 
 class Unit(StrEnum):
@@ -104,6 +119,7 @@ class Unit(StrEnum):
 
     TARGETS = "targets"
     POSITIONS = "positions"
+    TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -118,14 +134,18 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class GlobalCounts:
-    """How many targets and positions one optimizer step holds over all ranks and all its micro-batches."""
+    """How many targets, positions and tokens (None: not counted) one optimizer step holds over all ranks and all its
+    micro-batches."""
 
     targets: int
     positions: int
+    tokens: int | None = None
 
     def of(self, unit: Unit) -> int:
         """The divisor of a term that counts `unit`; at least 1, since a sum over nothing is 0 whatever divides it."""
-        return max(1, self.targets if unit is Unit.TARGETS else self.positions)
+        count = {Unit.TARGETS: self.targets, Unit.POSITIONS: self.positions, Unit.TOKENS: self.tokens}[unit]
+        assert count is not None, f"the {unit} of this step were not counted"
+        return max(1, count)
 
 
 @dataclass(frozen=True)
@@ -158,10 +178,11 @@ class Batch:
 
     def _each(self, change: TensorMap) -> Batch:
         teacher_inputs = self.teacher_inputs
+        tokens = None if self.targets.tokens is None else change(self.targets.tokens)
         return Batch(
             rows=change(self.rows),
             inputs={name: change(tensor) for name, tensor in self.inputs.items()},
-            targets=Targets(change(self.targets.labels), change(self.targets.counted)),
+            targets=Targets(change(self.targets.labels), change(self.targets.counted), tokens),
             teacher_inputs=None if teacher_inputs is None else {k: change(v) for k, v in teacher_inputs.items()},
             teacher_rows=self.teacher_rows,  # read on the host, where the store is
         )

@@ -98,13 +98,14 @@ def streaming_teacher(
     teacher: FoundTeacher,
     columns: Sequence[int] | None,
     min_rows: int = STEADY_ROWS,
+    hidden_states: frozenset[int] = frozenset(),
     *,
     placement: Placement,
 ) -> StreamingTeacher:
-    """The teacher, loaded and put in its place; `columns`, `min_rows` and `placement` as in `StreamingTeacher`."""
+    """The teacher, loaded and put in its place; the other arguments as in `StreamingTeacher`."""
     device, world_size = session.accelerator.device, session.accelerator.num_processes
     dtype = DTYPES[teacher_dtype(session)]
     model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
-    source = StreamingTeacher(model, session.task, device, columns, min_rows, placement, world_size)
+    source = StreamingTeacher(model, session.task, device, columns, min_rows, hidden_states, placement, world_size)
     logger.info("teacher: %s", describe(source.model, placement, device, world_size))
     return source

@@ -5,6 +5,7 @@ from __future__ import annotations
 from accel_kd.config.objective_section import (
     ForwardKLTerm,
     HardLabelTerm,
+    HiddenStatesTerm,
     JensenShannonTerm,
     LogitMSETerm,
     ObjectiveConfig,
@@ -14,6 +15,7 @@ from accel_kd.config.objective_section import (
 from accel_kd.objectives import (
     ForwardKL,
     HardLabel,
+    HiddenStates,
     JensenShannon,
     LogitMSE,
     Objective,
@@ -75,3 +77,5 @@ def _term(term: Term) -> Objective:
             return JensenShannon(term.beta, term.temperature)
         case LogitMSETerm():
             return LogitMSE()
+        case HiddenStatesTerm():
+            return HiddenStates(term.pairs, term.distance)

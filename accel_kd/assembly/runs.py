@@ -14,6 +14,7 @@ from accel_kd.assembly.session import Session
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.model_run import ModelRun, OptimizerSettings
+from accel_kd.models.projected_student import ProjectedStudent
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
 from accel_kd.teachers.base import TeacherSource
@@ -51,7 +52,7 @@ def model_run(
     *,
     job_type: JobType,
     directory: RunDirectory,
-    make_model: Callable[[], PreTrainedModel],
+    make_model: Callable[[], PreTrainedModel | ProjectedStudent],
     tokenizer: PreTrainedTokenizerBase,
     objective: WeightedSum,
     teacher: TeacherSource | None,

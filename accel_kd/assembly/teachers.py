@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
+from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
 from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, open_existing, seal_with_receipt
@@ -66,10 +67,10 @@ def teacher_for_run(
     if session.config.teacher.source == "streaming":
         training = session.config.training
         held_at_once = training.micro_batch_size or training.batch_size // session.accelerator.num_processes
-        min_rows = min(held_at_once, STEADY_ROWS)
+        min_rows, layers = min(held_at_once, STEADY_ROWS), objective(session.config.objective).needs.hidden_states
         placement = teacher_placement(session, teacher, beside_student=True)
-        streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, placement=placement)
-        return TeacherForRun(streaming, streaming, splits, {}, lambda: None)
+        streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, layers, placement=placement)
+        return TeacherForRun(streaming, streaming.without_hidden_states(), splits, {}, lambda: None)
     served = served_splits(session, splits)
     place, numbered = locate_store(session, teacher, shape, tokenizer, served)
     splits = {**splits, **numbered}

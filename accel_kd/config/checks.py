@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 
 from accel_kd.config.model_sections import FinetuneConfig, SampledEncodingConfig, TopKEncodingConfig
-from accel_kd.config.objective_section import HardLabelTerm, LogitMSETerm, ObjectiveConfig
+from accel_kd.config.objective_section import (
+    HardLabelTerm,
+    HiddenStatesTerm,
+    LogitMSETerm,
+    ObjectiveConfig,
+    hidden_states_term,
+)
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 
@@ -70,7 +76,7 @@ def needs_teacher_signal(objective: ObjectiveConfig) -> bool:
 
 
 def objective_temperatures(objective: ObjectiveConfig) -> set[float]:
-    """The temperatures at which the loss reads the teacher; logit regression knows none."""
+    """The temperatures at which the loss reads the teacher; what compares no distributions knows none."""
     return {temperature for temperature in _divergences(objective).values() if temperature is not None}
 
 
@@ -103,7 +109,7 @@ def _divergences(objective: ObjectiveConfig) -> dict[str, float | None]:
     """The parts of the loss that read the teacher, by name, each with its temperature; None: it knows none."""
     if objective.terms is not None:
         return {
-            term.type: None if isinstance(term, LogitMSETerm) else term.temperature
+            term.type: None if isinstance(term, LogitMSETerm | HiddenStatesTerm) else term.temperature
             for term in objective.terms
             if not isinstance(term, HardLabelTerm) and term.weight > 0
         }
@@ -176,6 +182,11 @@ def _check_teacher_is_used(config: RunConfig) -> None:
             f"objective.on_wrong_teacher: {config.objective.on_wrong_teacher} would not be used, since the objective "
             "asks no teacher; leave it out"
         )
+    if config.objective.on_wrong_teacher != "keep" and _divergences(config.objective).keys() == {"hidden_states"}:
+        raise UserError(
+            f"objective.on_wrong_teacher: {config.objective.on_wrong_teacher} acts on terms that compare logits, and "
+            "hidden_states does not; leave it out"
+        )
     if config.teacher.source != "streaming" and not needed:
         raise UserError(
             f"teacher.source: {config.teacher.source} would not be used, since the objective asks no teacher; "
@@ -189,11 +200,16 @@ def _check_teacher_is_used(config: RunConfig) -> None:
 
 
 def _check_store(config: RunConfig) -> None:
-    """Refuses an encoding that does not hold what the objective asks, where the run reads a store.
+    """Refuses a store that does not hold what the objective asks, where the run reads one.
 
     A streaming run may have any: the same recipe can fill a store for another one.
     """
     encoding, objective = config.teacher.store.encoding, config.objective
+    if config.teacher.source != "streaming" and hidden_states_term(objective) is not None:
+        raise UserError(
+            f"teacher.source: {config.teacher.source} reads a store, which holds logits only, and objective.terms has "
+            "hidden_states; use teacher.source=streaming"
+        )
     if config.teacher.source == "streaming" or encoding.type == "full":
         return
     if "logit_mse" in _divergences(objective):

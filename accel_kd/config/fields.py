@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 ONE_NUMBER, A_LIST = "one number", "a list"
 """The two ways to write a setting that takes either; they stand in pydantic's locations, and not in a recipe."""
+A_KEY = "[key]"
+"""Where pydantic says that not a value is wrong but the key that it stands under."""
 
 
 def _refuse_bool(value: Any) -> Any:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from accel_kd.config.checks import check
-from accel_kd.config.fields import A_LIST, ONE_NUMBER
+from accel_kd.config.fields import A_KEY, A_LIST, ONE_NUMBER
 from accel_kd.config.schema import RunConfig
 from accel_kd.errors import UserError
 
@@ -82,11 +82,11 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
+            if isinstance(key, str | int) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     "while reading a section", node.start_mark, f"the key {key!r} stands twice", key_node.start_mark
                 )
-            seen.add(key if isinstance(key, str) else id(key_node))
+            seen.add(key if isinstance(key, str | int) else id(key_node))
         return super().construct_mapping(node, deep)
 
 
@@ -119,7 +119,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 def _explain(item: Any) -> str:
     """One pydantic error as one line: the setting, what was found, what it may be."""
-    location = [str(part) for part in item["loc"] if part not in (ONE_NUMBER, A_LIST)]
+    location = [str(part) for part in item["loc"] if part not in (ONE_NUMBER, A_LIST, A_KEY)]
     setting = ".".join(_as_written(location))
     if item["type"] == "extra_forbidden":
         return f"{setting}: unknown{_near_miss(location)}"

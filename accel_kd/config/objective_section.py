@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from accel_kd.config.fields import Fraction, NonNegative, Number, Positive, Section
+from accel_kd.config.fields import Fraction, Integer, NonNegative, Number, Positive, Section
 
 
 class HardLabelTerm(Section):
@@ -54,8 +54,28 @@ class LogitMSETerm(Section):
     """Weight in the loss."""
 
 
+class HiddenStatesTerm(Section):
+    type: Literal["hidden_states"]
+    """Distance of the hidden states at every token; both models must read the same tokens."""
+    weight: NonNegative = 1.0
+    """Weight in the loss."""
+    layers: dict[Integer, Integer] = Field(default={-1: -1}, min_length=1)
+    """A layer of the teacher for each of some layers of the student: 0 is the embeddings, 1 the first layer, -1 the
+    last; their distances are added up."""
+    distance: Literal["mse", "cosine"] = "mse"
+    """Mean squared difference over the width, or 1 less the cosine."""
+    projection: Literal["auto", "always", "never"] = "auto"
+    """A linear map of the student's states, learnt beside it and not exported: `auto`: where the widths differ."""
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """`layers`, in an order that does not depend on how they were written."""
+        return tuple(sorted(self.layers.items()))
+
+
 Term = Annotated[
-    HardLabelTerm | ForwardKLTerm | ReverseKLTerm | JensenShannonTerm | LogitMSETerm, Field(discriminator="type")
+    HardLabelTerm | ForwardKLTerm | ReverseKLTerm | JensenShannonTerm | LogitMSETerm | HiddenStatesTerm,
+    Field(discriminator="type"),
 ]
 
 
@@ -75,3 +95,11 @@ class ObjectiveConfig(Section):
     on_wrong_teacher: Literal["keep", "skip", "correct"] = "keep"
     """What the divergence does with an example whose label is known and is not the teacher's answer: `keep`: nothing;
     `skip`: leaves it out; `correct`: the logits of the label and of the answer change places."""
+
+
+def hidden_states_term(objective: ObjectiveConfig) -> HiddenStatesTerm | None:
+    """The term that reads hidden states, if the loss has one with a weight above 0."""
+    for term in objective.terms or ():
+        if isinstance(term, HiddenStatesTerm) and term.weight > 0:
+            return term
+    return None

@@ -78,6 +78,7 @@ class TrainingLoader:
         self.group_by_length = group_by_length
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self._lengths = split.lengths
         # The file's order must not reach the result, so rows are numbered by id before they are shuffled.
         self._canonical = np.array(sorted(range(len(split)), key=split.ids.__getitem__), dtype=np.int64)
 
@@ -130,7 +131,7 @@ class TrainingLoader:
 
     def _counts(self, rows: NDArray[np.int64]) -> GlobalCounts:
         labelled = int(np.count_nonzero(self.split.labels[rows] != IGNORED_LABEL))
-        return GlobalCounts(targets=labelled, positions=len(rows))
+        return GlobalCounts(targets=labelled, positions=len(rows), tokens=int(self._lengths[rows].sum()))
 
 
 class EvaluationLoader:

@@ -64,8 +64,8 @@ class Engine(Protocol):
         """The whole state dict in fp32, gathered tensor by tensor; `copy`: never memory that training goes on with."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes whole `weights`, which every rank gives.
+    def load_weights(self, weights: Mapping[str, Tensor], *, others_stay: bool = False) -> None:
+        """Takes whole `weights`, which every rank gives; where `others_stay`, those that it lacks are as they were.
 
         Raises:
             ValueError: they are of another model.
@@ -89,8 +89,12 @@ class Engine(Protocol):
         ...
 
 
-def refuse_other_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raises `ValueError` unless both have the same names, with tensors of the same shape."""
+def refuse_other_names(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, others_stay: bool = False
+) -> None:
+    """Raises `ValueError` unless both have the same names, or `given` some of them, with tensors of the same shape."""
+    if others_stay:
+        expected = {name: tensor for name, tensor in expected.items() if name in given}
     for name in sorted(expected.keys() ^ given.keys()):
         where = "lacks" if name in expected else "has, and the model lacks,"
         raise ValueError(f"it {where} {name}")

@@ -65,12 +65,13 @@ class Fsdp2Engine:
         """See `Engine`."""
         return self._gathered(self.model.state_dict(), copy)
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor], *, others_stay: bool = False) -> None:
         """See `Engine`."""
         own = self.model.state_dict()
-        refuse_other_names(own, weights)
+        refuse_other_names(own, weights, others_stay=others_stay)
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name in weights:
+                tensor = own[name]
                 if isinstance(tensor, DTensor):
                     tensor.to_local().copy_(_slice(weights[name], tensor).to_local())
                 else:

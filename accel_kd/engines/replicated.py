@@ -60,9 +60,8 @@ class ReplicatedEngine:
         """DDP arranges its buckets after the first backward pass, and from three ranks on the arrangement decides in
         which order gradients are added up. A run that goes on in the middle must not add them up as a first step does.
         """
-        if self._accelerator.num_processes > 2:
-            self._accelerator.backward(0.0 * forward())
-            self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(0.0 * forward())
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _clip(self) -> Tensor:
         if self._max_grad_norm is not None:
@@ -94,10 +93,10 @@ class ReplicatedEngine:
         """See `Engine`."""
         return self._on_rank_0(self._bare.state_dict(), copy)
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor], *, others_stay: bool = False) -> None:
         """See `Engine`."""
-        refuse_other_names(self._bare.state_dict(), weights)
-        self._bare.load_state_dict(dict(weights))
+        refuse_other_names(self._bare.state_dict(), weights, others_stay=others_stay)
+        self._bare.load_state_dict(dict(weights), strict=not others_stay)
 
     def optimizer_state(self, *, copy: bool = False) -> dict[str, Tensor]:
         """See `Engine`."""

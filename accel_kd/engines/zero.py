@@ -87,13 +87,14 @@ class ZeroEngine:
                 gathered[name] = whole.to("cpu")
         return gathered
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor], *, others_stay: bool = False) -> None:
         """See `Engine`."""
         own = self._bare.state_dict(keep_vars=True)
-        refuse_other_names({name: _shaped(tensor) for name, tensor in own.items()}, weights)
+        shapes = {name: _shaped(tensor) for name, tensor in own.items()}
+        refuse_other_names(shapes, weights, others_stay=others_stay)
         with torch.no_grad():
-            for name, tensor in own.items():
-                value = weights[name].to(self._accelerator.device)
+            for name in weights:
+                tensor, value = own[name], weights[name].to(self._accelerator.device)
                 with self._present(tensor, modified=True):
                     tensor.copy_(value)
                 if tensor.requires_grad:

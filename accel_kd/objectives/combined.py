@@ -23,7 +23,7 @@ from accel_kd.signals import GlobalCounts, LossTerm, Signal, SignalNeeds, Target
 class WeightedSum:
     """Several objectives, each with its weight. One of weight 0 is not computed and needs nothing.
 
-    `on_wrong_teacher` says what the terms that compare with a teacher do where it is wrong (see
+    `on_wrong_teacher` says what the terms that compare logits with a teacher's do where it is wrong (see
     `accel_kd.objectives.wrong_teacher`); the others see every position as it is.
 
     Raises `UserError` for a weight that is negative or not finite, for two terms of one name (their metrics would
@@ -50,8 +50,8 @@ class WeightedSum:
             raise UserError(f"on_wrong_teacher is {self.on_wrong_teacher}: give keep, skip or correct")
         if self.on_wrong_teacher != "keep" and not any(objective.needs.logits for _, objective in self._active):
             raise UserError(
-                f"on_wrong_teacher is {self.on_wrong_teacher}, but no term with a weight above 0 compares the student "
-                "with a teacher: leave it at keep, or give a weight to such a term"
+                f"on_wrong_teacher is {self.on_wrong_teacher}, but no term with a weight above 0 compares the "
+                "student's logits with a teacher's: leave it at keep, or give a weight to such a term"
             )
 
     @property
@@ -67,6 +67,7 @@ class WeightedSum:
             every_logit=any(part.every_logit for part in needs),
             exact=any(part.exact for part in needs),
             temperatures=frozenset().union(*(part.temperatures or () for part in needs)),
+            hidden_states=frozenset().union(*(part.hidden_states for part in needs)),
         )
 
     def __call__(self, student: Signal, teacher: TeacherSignal | None, targets: Targets) -> list[LossTerm]:

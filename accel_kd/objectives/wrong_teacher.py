@@ -6,6 +6,7 @@ without a label is never wrong, nor is one where no class scores above the label
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ def without_wrong_positions(teacher: TeacherSignal, targets: Targets) -> Targets
 
     The counts that a step divides by stay, so that every other position weighs what it weighed.
     """
-    return Targets(labels=targets.labels, counted=targets.counted & ~is_wrong(teacher, targets))
+    return replace(targets, counted=targets.counted & ~is_wrong(teacher, targets))
 
 
 def with_corrected_answers(teacher: TeacherSignal, targets: Targets) -> Signal:
@@ -44,7 +45,7 @@ def with_corrected_answers(teacher: TeacherSignal, targets: Targets) -> Signal:
     # Where nothing is to be corrected the answer changes places with itself.
     labels = torch.where(is_wrong(teacher, targets).unsqueeze(-1), targets.labels.unsqueeze(-1), answers)
     of_answers, of_labels = teacher.logits.gather(-1, answers), teacher.logits.gather(-1, labels)
-    return Signal(teacher.logits.scatter(-1, labels, of_answers).scatter(-1, answers, of_labels))
+    return replace(teacher, logits=teacher.logits.scatter(-1, labels, of_answers).scatter(-1, answers, of_labels))
 
 
 def is_wrong(teacher: TeacherSignal, targets: Targets) -> Tensor:

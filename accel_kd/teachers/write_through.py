@@ -15,7 +15,7 @@ from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.signals import Batch, Signal, SignalNeeds, TeacherSignal
 from accel_kd.teachers.base import WithoutMemory
 from accel_kd.teachers.cached import CachedTeacher, in_label_order
-from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.teachers.streaming import EVERY_LOGIT, StreamingTeacher
 
 
 class WriteThroughTeacher:
@@ -139,7 +139,7 @@ class ScoringTeacher(WithoutMemory):
     The scores of a run must not depend on how much of the store was there when it began.
     """
 
-    provides = StreamingTeacher.provides
+    provides = EVERY_LOGIT
 
     def __init__(self, source: WriteThroughTeacher) -> None:
         self._source = source

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from accel_kd.engines import Engine
 from accel_kd.objectives import WeightedSum, total
-from accel_kd.signals import Batch, StepBatches
+from accel_kd.signals import Batch, Signal, StepBatches
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 
@@ -35,6 +37,7 @@ class EagerStep:
         self._schedule = schedule
         self._task = task
         self._objective = objective
+        self._reads_hidden_states = bool(objective.needs.hidden_states)
         self._teacher = teacher
 
     @property
@@ -64,12 +67,20 @@ class EagerStep:
         """What a run that goes on in the middle does first; see `Engine.rehearse`."""
         batch = batches.micro_batches[0].to(self._accelerator.device)
         self._engine.model.train()
-        self._engine.rehearse(lambda: self._task.score(batch, self._engine.model(**batch.inputs)).logits.sum())
+        self._engine.rehearse(lambda: self._every_output(batch))
+
+    def _every_output(self, batch: Batch) -> Tensor:
+        student = self._student(batch)
+        return student.logits.sum() + sum(states.sum() for states in (student.hidden_states or {}).values())
+
+    def _student(self, batch: Batch) -> Signal:
+        output = self._engine.model(**batch.inputs)
+        signal = self._task.score(batch, output)
+        return replace(signal, hidden_states=output.hidden_states) if self._reads_hidden_states else signal
 
     def _accumulate(self, batch: Batch, batches: StepBatches, losses: dict[str, Tensor]) -> None:
         batch = batch.to(self._accelerator.device)
-        output = self._engine.model(**batch.inputs)
-        student = self._task.score(batch, output)
+        student = self._student(batch)
         teacher = None if self._teacher is None else self._teacher.signal(batch)
         terms = self._objective(student, teacher, batch.targets)
         loss = total(terms, batches.global_counts)

@@ -93,7 +93,8 @@ def test_the_teacher_is_sharded_whatever_is_done_with_the_student(
     forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, strategy: str
 ) -> None:
     for placement in ("replicated", "sharded"):
-        settings = [f"teacher.placement={placement}", "training.epochs=1"]
+        terms = "{type: forward_kl, weight: 0.5}, {type: hidden_states, layers: {1: 2, -1: -1}}"
+        settings = [f"teacher.placement={placement}", "training.epochs=1", f"objective={{terms: [{terms}]}}"]
         command = recipe(tiny_data, tiny_teacher, tmp_path / placement, *settings)
         run = forks.run(*command, ranks=2, **LAUNCHED[strategy]).succeeded()
         assert f"teacher: {placement}" in run.text

@@ -127,6 +127,13 @@ def permuted_and_unnamed() -> None:
     edited("teacher/config.json", **named(*(f"LABEL_{number}" for number in range(len(LABELS)))))()
 
 
+_OWN_STUDENT = ["student.init=random", "student.model=student", "student.layers="]
+
+
+def narrow_student() -> None:
+    write_model(Path("student"), layers=2, width=16)
+
+
 def two_formats() -> None:
     shutil.copy("data/test.jsonl", "data/test.csv")
 
@@ -194,12 +201,23 @@ CONFIG = [
     BadInput(
         "unknown kind of term",
         "objective.terms.0.type: 'kl' is unknown; it may be hard_label, forward_kl, reverse_kl, jensen_shannon, "
-        "logit_mse",
+        "logit_mse, hidden_states",
         ["objective.terms=[{type: kl}]"],
     ),
     BadInput(
         "term without a type", "objective.terms.0.type: missing; this setting is required",
         ["objective.terms=[{weight: 1}]"],
+    ),
+    BadInput(
+        "layer by name",
+        "objective.terms.0.hidden_states.layers.last: input should be a valid integer, unable to parse string as an "
+        "integer; found 'last'",
+        ["objective.terms=[{type: hidden_states, layers: {last: 4}}]"],
+    ),
+    BadInput(
+        "no pair of layers",
+        "objective.terms.0.hidden_states.layers: dictionary should have at least 1 item after validation, not 0",
+        ["objective.terms=[{type: hidden_states, layers: {}}]"],
     ),
     BadInput(
         "unknown source of logits",
@@ -484,6 +502,17 @@ RULES = [
         "teacher.store.encoding.temperature: samples drawn at 1 do not serve the objective's temperature 2; "
         "make the two equal",
         ["teacher.source=cached", "teacher.store.encoding.type=sampled"],
+    ),
+    BadInput(
+        "hidden states from a store",
+        "teacher.source: cached reads a store, which holds logits only, and objective.terms has hidden_states; use "
+        "teacher.source=streaming",
+        ["teacher.source=cached", "objective.terms=[{type: hidden_states}]"],
+    ),
+    BadInput(
+        "a wrong teacher where only hidden states are compared",
+        "objective.on_wrong_teacher: skip acts on terms that compare logits, and hidden_states does not; leave it out",
+        ["objective.on_wrong_teacher=skip", "objective.terms=[{type: hard_label}, {type: hidden_states}]"],
     ),
     BadInput(
         "one column for text and label",
@@ -787,6 +816,31 @@ MODELS = [
         "teacher.model: the tokenizer of 'teacher' has no padding token, which batches need; "
         "name one in its tokenizer_config.json",
         prepare=edited("teacher/tokenizer_config.json", pad_token=None),
+    ),
+    BadInput(
+        "hidden states of a layer that the student lacks",
+        "objective.terms: hidden_states.layers names layer 3 of the student, which has 0 (its embeddings) to 2, or "
+        "from the end -1 to -3; choose one of them",
+        ["objective.terms=[{type: hidden_states, layers: {1: 2, 3: 3}}]"],
+    ),
+    BadInput(
+        "hidden states of a layer that the teacher lacks",
+        "objective.terms: hidden_states.layers names layer -5 of the teacher, which has 0 (its embeddings) to 3, or "
+        "from the end -1 to -4; choose one of them",
+        ["objective.terms=[{type: hidden_states, layers: {2: -5}}]", "teacher.finetune.epochs=1"],
+    ),
+    BadInput(
+        "hidden states of another width and no projection",
+        "objective.terms: hidden_states.projection is never, and the student is 16 wide but the teacher 32; use "
+        "projection=auto",
+        [*_OWN_STUDENT, "objective.terms=[{type: hidden_states, projection: never}]"], narrow_student,
+    ),
+    BadInput(
+        "hidden states of other tokens",
+        "objective.terms: hidden_states compares the models token by token, and the tokenizers of student.model and "
+        "teacher.model cut these texts differently; choose models with one tokenizer, or leave the term out",
+        [*_OWN_STUDENT, "objective.terms=[{type: hidden_states}]", "teacher.finetune.epochs=1"],
+        both(narrow_student, lambda: tokenizer(words=WORDS[::-1]).save_pretrained("student")),
     ),
     BadInput(
         "tokenizer of a larger model",

@@ -81,9 +81,15 @@ def tokenizer(kind: str = "bert", words: Sequence[str] = WORDS) -> PreTrainedTok
 
 
 def config(
-    kind: str = "bert", *, layers: int = 4, labels: Sequence[str] = LABELS, dropout: float = 0.1, spread: float = 0.3
+    kind: str = "bert",
+    *,
+    layers: int = 4,
+    labels: Sequence[str] = LABELS,
+    dropout: float = 0.1,
+    spread: float = 0.3,
+    width: int = 32,
 ) -> PreTrainedConfig:
-    """A configuration of `bert`, `roberta` or `distilbert` with 32 hidden units.
+    """A configuration of `bert`, `roberta` or `distilbert` with `width` hidden units.
 
     Random weights with a wide `spread` give logits that differ between texts and labels, so that a divergence has
     something to say; with 0.05 the model can be trained.
@@ -93,11 +99,11 @@ def config(
     names["initializer_range"] = spread  # type: ignore[assignment]
     if kind == "distilbert":
         return DistilBertConfig(
-            vocab_size=size, dim=32, hidden_dim=64, n_layers=layers, n_heads=2, max_position_embeddings=64,
+            vocab_size=size, dim=width, hidden_dim=64, n_layers=layers, n_heads=2, max_position_embeddings=64,
             dropout=dropout, attention_dropout=dropout, seq_classif_dropout=dropout, **names,
         )  # fmt: skip
     shape = {
-        "vocab_size": size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
+        "vocab_size": size, "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": layers,
         "num_attention_heads": 2, "max_position_embeddings": 66, "pad_token_id": 0,
         "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
     }  # fmt: skip

@@ -121,6 +121,8 @@ def terms(*pairs: tuple[str, float]) -> ObjectiveConfig:
         (terms(("forward_kl", 1.0)), True, False),
         (terms(("hard_label", 0.0), ("reverse_kl", 1.0)), True, False),
         (terms(("hard_label", 1.0), ("logit_mse", 0.0)), False, True),
+        (terms(("hidden_states", 1.0)), True, False),
+        (terms(("hard_label", 1.0), ("hidden_states", 0.0)), False, True),
     ],
 )
 def test_what_the_loss_reads(objective: ObjectiveConfig, teacher: bool, labels: bool) -> None:
@@ -135,6 +137,7 @@ def test_what_the_loss_reads(objective: ObjectiveConfig, teacher: bool, labels: 
         (ObjectiveConfig(alpha=1.0, temperature=3.0), set()),
         (ObjectiveConfig(divergence="logit_mse"), set()),
         (terms(("hard_label", 1.0), ("logit_mse", 1.0)), set()),
+        (terms(("hidden_states", 1.0), ("forward_kl", 1.0)), {2.0}),
         (terms(("forward_kl", 1.0), ("reverse_kl", 1.0)), {2.0}),
         (
             ObjectiveConfig.model_validate({"terms": [
@@ -227,6 +230,17 @@ def test_a_streaming_run_may_describe_a_store_for_another_objective(
     check(stored(encoding, objective, source="streaming"))
 
 
+@pytest.mark.parametrize("source", ["cached", "write_through"])
+@pytest.mark.parametrize("encoding", [{}, {"type": "top_k"}, {"type": "sampled", "temperature": 2}])
+def test_hidden_states_are_not_read_from_a_store_of_logits(encoding: dict[str, object], source: str) -> None:
+    both: dict[str, object] = {"terms": [{"type": "forward_kl"}, {"type": "hidden_states"}]}
+    with pytest.raises(UserError, match=rf"^teacher\.source: {source} reads a store.*use teacher\.source=streaming$"):
+        check(stored(encoding, both, source))
+    check(stored(encoding, both, "streaming"))
+    idle: dict[str, object] = {"terms": [{"type": "forward_kl"}, {"type": "hidden_states", "weight": 0}]}
+    check(stored(encoding, idle, source))
+
+
 def test_a_store_may_be_described_where_no_teacher_is_asked_but_not_read() -> None:
     hard_labels: dict[str, object] = {"alpha": 1.0}
     check(stored({"type": "top_k"}, hard_labels, source="streaming"))
@@ -243,6 +257,10 @@ def test_what_to_do_with_a_wrong_teacher_needs_a_teacher_in_the_loss(answer: str
     for objective in ({"alpha": 1.0}, idle):
         with pytest.raises(UserError, match=rf"^objective\.on_wrong_teacher: {answer} would not be used"):
             check(config(objective={"on_wrong_teacher": answer, **objective}))
+    states = {"type": "hidden_states"}
+    check(config(objective={"on_wrong_teacher": answer, "terms": [{"type": "logit_mse"}, states]}))
+    with pytest.raises(UserError, match=rf"^objective\.on_wrong_teacher: {answer} acts on terms that compare logits"):
+        check(config(objective={"on_wrong_teacher": answer, "terms": [{"type": "hard_label"}, states]}))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text, to_yaml
+from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.errors import UserError
 
 MINIMAL = "data: {path: d}\nteacher: {model: t}\nstudent: {init: teacher_layers}\n"
@@ -173,6 +174,7 @@ def test_a_later_override_replaces_an_earlier_one_and_null_leaves_a_section_for_
         ("data: {path: d}\ndata: {path: e}\n", "at line 2: the key 'data' stands twice"),
         ("data:\n  path: d\n  splits:\n    test: a\n    test: a\n", "at line 5: the key 'test' stands twice"),
         ("objective:\n  terms:\n  - {type: logit_mse, type: logit_mse}\n", "at line 3: the key 'type' stands twice"),
+        ("objective:\n  terms:\n  - {layers: {1: 2, 1: 3}}\n", "at line 3: the key 1 stands twice"),
         ("data: {? [1] : 2}\n", "at line 1: found unhashable key"),
         ("data: !!timestamp x\n", ": "),
         ("data: !!python/object:os.system x\n", "at line 1: could not determine a constructor"),
@@ -211,6 +213,28 @@ def test_what_a_recipe_leaves_out_has_its_default(recipe: Path) -> None:
     assert (teacher.source, teacher.on_missing, teacher.attention) == ("streaming", "build", None)
     assert (store.path, store.shard_rows, store.tokens_per_batch, store.canary_rows) == ("stores", 4096, 8192, 16)
     assert config.objective.on_wrong_teacher == "keep" and config.tracking.texts is False
+
+
+def test_pairs_of_layers_are_the_same_however_they_are_written_and_however_often(recipe: Path, tmp_path: Path) -> None:
+    written = ["{1: 2, 3: -1, -1: 6}", "{-1: 6, '3': -1, 1: 2}"]
+    loaded = []
+    for number, layers in enumerate(written):
+        config = load_recipe(str(recipe), [f"objective.terms=[{{type: hidden_states, layers: {layers}}}]"])
+        again = tmp_path / f"{number}.yaml"
+        again.write_text(to_yaml(config))
+        loaded += [config, load_recipe(str(again))]
+    for config in loaded:
+        term = hidden_states_term(config.objective)
+        assert term is not None and term.pairs == ((-1, 6), (1, 2), (3, -1))
+        assert config.objective.model_dump(mode="json") == loaded[0].objective.model_dump(mode="json")
+
+
+def test_the_last_layers_are_compared_unless_others_are_named(recipe: Path) -> None:
+    term = hidden_states_term(load_recipe(str(recipe), ["objective.terms=[{type: hidden_states}]"]).objective)
+    assert term is not None and (term.pairs, term.distance, term.projection) == (((-1, -1),), "mse", "auto")
+    idle = load_recipe(str(recipe), ["objective.terms=[{type: hard_label}, {type: hidden_states, weight: 0}]"])
+    assert hidden_states_term(idle.objective) is None
+    assert hidden_states_term(load_recipe(str(recipe)).objective) is None
 
 
 def test_a_shipped_recipe_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel_kd.errors import UserError
-from accel_kd.objectives import ForwardKL, HardLabel, JensenShannon, LogitMSE, ReverseKL, WeightedSum, mixture, total
+from accel_kd.objectives import (
+    ForwardKL,
+    HardLabel,
+    HiddenStates,
+    JensenShannon,
+    LogitMSE,
+    ReverseKL,
+    WeightedSum,
+    mixture,
+    total,
+)
 from accel_kd.signals import IGNORED_LABEL, GlobalCounts, LossTerm, Signal, SignalNeeds, Targets, Unit
 
 NUM_ROWS, NUM_CLASSES = 9, 5
@@ -90,13 +100,26 @@ def test_needs_are_those_of_the_terms_with_a_weight():
     assert WeightedSum([(1.0, HardLabel()), (0.0, LogitMSE())]).needs == SignalNeeds()
     terms = [(1.0, ForwardKL(2.0)), (1.0, ReverseKL(4.0)), (0.0, JensenShannon(0.5, 8.0))]
     assert WeightedSum(terms).needs == SignalNeeds(logits=True, exact=True, temperatures=frozenset({2.0, 4.0}))
+    features = WeightedSum([(1.0, HardLabel()), (0.5, HiddenStates(((1, 2), (-1, 4))))])
+    assert features.needs == SignalNeeds(hidden_states=frozenset({2, 4}))
+    assert WeightedSum([(1.0, HardLabel()), (0.0, HiddenStates())]).needs == SignalNeeds()
+
+
+def test_what_a_teacher_does_not_provide_is_named():
+    needs = WeightedSum([(1.0, HiddenStates(((1, 2), (2, 4)))), (1.0, ForwardKL(3.0))]).needs
+    assert needs.missing_from(SignalNeeds(hidden_states=frozenset({4}))) == [
+        "logits", "temperature 3", "hidden states of layer 2",
+    ]  # fmt: skip
+    enough = SignalNeeds(logits=True, temperatures=None, hidden_states=frozenset({0, 2, 4}))
+    assert needs.missing_from(enough) == []
 
 
 @pytest.mark.parametrize("part", [part.name for part in fields(SignalNeeds)])
 def test_no_part_of_what_a_term_needs_is_forgotten(part):
     """Holds for a part that `SignalNeeds` gains later, too."""
     demanding = NeverCalled()
-    demanding.needs = SignalNeeds(**{part: frozenset({3.0}) if part == "temperatures" else True})
+    sets = {"temperatures": frozenset({3.0}), "hidden_states": frozenset({3})}
+    demanding.needs = SignalNeeds(**{part: sets.get(part, True)})
     assert WeightedSum([(1.0, HardLabel()), (1.0, demanding)]).needs == demanding.needs
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel_kd.errors import UserError
-from accel_kd.objectives import ForwardKL, HardLabel, JensenShannon, LogitMSE, ReverseKL
+from accel_kd.objectives import ForwardKL, HardLabel, HiddenStates, JensenShannon, LogitMSE, ReverseKL
 from accel_kd.signals import IGNORED_LABEL, Signal, Targets
 
 COMPARISONS = [
@@ -18,7 +18,8 @@ COMPARISONS = [
     *(JensenShannon(beta=beta, temperature=2.0) for beta in (0.0, 0.1, 0.5, 1.0)),
     LogitMSE(),
 ]
-OBJECTIVES = [*COMPARISONS, HardLabel(), HardLabel(label_smoothing=0.1)]
+FEATURES = [HiddenStates(distance="mse"), HiddenStates(distance="cosine")]
+OBJECTIVES = [*COMPARISONS, HardLabel(), HardLabel(label_smoothing=0.1), *FEATURES]
 NUM_ROWS, NUM_CLASSES = 8, 5
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
@@ -34,10 +35,19 @@ def random_rows(dtype=torch.float64, seed=0):
     return student, teacher, labels
 
 
+def signal_of(rows):
+    """The rows as logits, and as the last hidden states of texts of one token."""
+    return Signal(rows, {-1: rows.unsqueeze(-2)})
+
+
+def targets_of(labels, counted):
+    return Targets(labels, counted, counted.unsqueeze(-1))
+
+
 def sum_and_gradient(objective, student, teacher, labels, counted=None):
     student = student.detach().clone().requires_grad_()
     counted = torch.ones(len(student), dtype=torch.bool) if counted is None else counted
-    value = objective(Signal(student), Signal(teacher), Targets(labels, counted)).sum
+    value = objective(signal_of(student), signal_of(teacher), targets_of(labels, counted)).sum
     assert value.shape == ()
     (gradient,) = torch.autograd.grad(value, student)
     return value.detach(), gradient
@@ -128,7 +138,7 @@ def test_no_value_on_the_device_is_asked_for(objective):
     counted = torch.arange(NUM_ROWS).remainder(torch.tensor([[2], [3], [9]])) > 0
 
     def batch_sum(student, teacher, labels, counted):
-        return objective(Signal(student), Signal(teacher), Targets(labels, counted)).sum
+        return objective(signal_of(student), signal_of(teacher), targets_of(labels, counted)).sum
 
     stacked = [torch.stack(tensors) for tensors in zip(*batches, strict=True)]
     sums = torch.func.vmap(batch_sum)(*stacked, counted)
