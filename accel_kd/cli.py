@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     cache.set_defaults(command=_cache_teacher)
 
     store_commands.add_parser(commands)
-    plan_command.add_parser(commands, quieten_libraries)
+    plan_command.add_parser(commands)
     submit_command.add_parser(commands)
     status_command.add_parser(commands)
     verify_command.add_parser(commands)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 from accel_kd.config import load_recipe
 from accel_kd.config.checks import accumulation_steps
 from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, UserError
 from accel_kd.locations import expanded
+from accel_kd.quietness import quieten_libraries
 from accel_kd.run_directory import write_atomically
 
 _STRATEGIES = ("one", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 
 
-def add_parser(commands: argparse._SubParsersAction[Any], quieten_libraries: Callable[[], None]) -> None:
-    """Adds `plan` to the program's commands; `quieten_libraries` is called before it imports them."""
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `plan` to the program's commands."""
     plan = commands.add_parser("plan", help="what a recipe will take, before it is run", description=_plan.__doc__)
     plan.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
@@ -27,12 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[Any], quieten_libraries: Cal
     plan.add_argument("--gpu-memory", required=True, metavar="SIZE", help="of one GPU, as in 80GB or 80GiB")
     plan.add_argument("--strategy", help=f"{', '.join(_STRATEGIES)} (default: one for one GPU, ddp for several)")
     plan.add_argument("--json", metavar="FILE", help="write the plan to this file too")
-
-    def command(given: argparse.Namespace) -> tuple[str, int]:
-        quieten_libraries()
-        return _plan(given)
-
-    plan.set_defaults(command=command)
+    plan.set_defaults(command=_plan)
 
 
 def _plan(parsed: argparse.Namespace) -> tuple[str, int]:
@@ -42,6 +37,12 @@ def _plan(parsed: argparse.Namespace) -> tuple[str, int]:
     memory_bytes = _bytes(parsed.gpu_memory)
     _check(parsed)
     config = load_recipe(parsed.recipe, parsed.overrides)
+    if any(term.type == "hidden_states" and term.weight > 0 for term in config.objective.terms or ()):
+        raise UserError(
+            "objective.terms: plan does not know what hidden_states holds of the layers that it compares; plan without "
+            "that term, and leave room for it"
+        )
+    quieten_libraries()
     accumulation_steps(config.training, parsed.gpus)
     from accel_kd.planning.memory import Strategy
     from accel_kd.run_plan import report

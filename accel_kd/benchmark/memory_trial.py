@@ -63,7 +63,8 @@ def _training(accelerator: Accelerator, config: RunConfig, planner: Planner) -> 
         weights = new_classifier(planner.shapes.teacher.config, "teacher.model").to(planner.teacher_dtype(config))
         teacher = StreamingTeacher(weights, task, accelerator.device)
     student = new_classifier(planner.shapes.student.config, "student.model")
-    optimizer = make_optimizer("adamw", student, 1e-5, 0.01, scaled_loss=accelerator.scaler is not None)
+    scaled_loss = accelerator.mixed_precision == "fp16"
+    optimizer = make_optimizer(config.training.optimizer, student, 1e-5, 0.01, scaled_loss=scaled_loss)
     schedule = learning_rate_schedule(optimizer, "constant", _STEPS, 0.0)
     engine = start_engine(accelerator, student, optimizer, config.training.max_grad_norm)
     step = EagerStep(accelerator, engine, schedule, task, objective(config.objective), teacher)
