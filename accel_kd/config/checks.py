@@ -12,6 +12,7 @@ from accel_kd.config.objective_section import (
     ObjectiveConfig,
     hidden_states_term,
 )
+from accel_kd.config.placement_checks import check_placement
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 
@@ -93,7 +94,7 @@ def check(config: RunConfig) -> None:
     _check_objective(config.objective)
     _check_teacher_is_used(config)
     _check_store(config)
-    _check_placement(config)
+    check_placement(config.teacher)
     _check_data(config)
     _check_metric(config)
     world_size = launched_world_size()
@@ -256,21 +257,6 @@ def _check_sampled(encoding: SampledEncodingConfig, objective: ObjectiveConfig) 
         raise UserError(
             f"teacher.store.encoding.temperature: samples drawn at {encoding.temperature:g} do not serve the "
             f"objective's temperature {temperature:g}; make the two equal"
-        )
-
-
-def _check_placement(config: RunConfig) -> None:
-    placement, source = config.teacher.placement, config.teacher.source
-    if placement == "cached" and source != "cached":
-        raise UserError(
-            f"teacher.placement: cached leaves the logits to a store, but teacher.source is {source}; "
-            "set teacher.source=cached, or another placement"
-        )
-    if placement == "sharded" and source == "write_through":
-        raise UserError(
-            "teacher.placement: sharded needs all ranks for each call of the teacher, but with teacher.source "
-            "write_through a rank asks it only where the store lacks a row; set teacher.source=cached, or another "
-            "placement"
         )
 
 
