@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ def refuse_other_answers(
     teacher: StreamingTeacher,
     num_rows: int,
     seed: int,
+    compare: Callable[[Callable[[], None]], None] = lambda work: work(),
 ) -> None:
     """Recomputes some rows, drawn at random, and compares them with what is stored of them.
 
@@ -43,6 +45,7 @@ def refuse_other_answers(
         teacher: gives logits in its own column order.
         num_rows: how many rows are looked at.
         seed: of the draw.
+        compare: runs the comparison, which asks the teacher nothing: on one rank for all, where all have recomputed.
 
     Raises:
         UserError: a row that differs by more than rounding.
@@ -50,16 +53,27 @@ def refuse_other_answers(
     chosen = np.random.default_rng(seed).permutation(len(rows))[:num_rows]
     dtype = next(teacher.model.parameters()).dtype
     again = teacher.signal(rows.batch(chosen)).logits.cpu()
+    compare(lambda: _compare(reader, places, rows, chosen, again, _ROUNDING[dtype]))
+
+
+def _compare(
+    reader: StoreReader,
+    places: NDArray[np.int64],
+    rows: PooledRows,
+    chosen: NDArray[np.int64],
+    again: Tensor,
+    rounding: float,
+) -> None:
     stored = reader.signal(places[chosen])
     if isinstance(stored, Signal):
         encoded = reader.encoding.encode(again, noise_keys(rows.keys[chosen], np.ones(len(chosen), dtype=np.int64)))
         decoded = reader.encoding.decode(encoded)
         assert isinstance(decoded, Signal)
-        _refuse_distance(reader, rows, chosen, stored.logits, decoded.logits, _ROUNDING[dtype])
+        _refuse_distance(reader, rows, chosen, stored.logits, decoded.logits, rounding)
     elif reader.encoding.provides.exact:
         now = torch.log_softmax(again, dim=-1).gather(-1, stored.ids)
         # A value is coded in steps of at least 1/255 of its row's range.
-        _refuse_distance(reader, rows, chosen, stored.log_probs, now, _ROUNDING[dtype] + 1 / 255)
+        _refuse_distance(reader, rows, chosen, stored.log_probs, now, rounding + 1 / 255)
     else:
         _refuse_other_samples(reader, rows, chosen, stored, again)
     logger.info("store: %d rows recomputed, and equal to the stored ones", len(chosen))

@@ -1,4 +1,7 @@
-"""Fills a store: the teacher over the rows that it lacks, each rank its own shards, longest texts first."""
+"""Fills a store: the teacher over the rows that it lacks, each rank its own shards, longest texts first.
+
+A teacher that is whole on each rank is asked by each at its own pace; one that is sharded by all of them together.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,8 @@ def capture(
         encoding: how it keeps logits.
         columns: the teacher's column of each of the data's labels; None: the same order.
         settings: see there.
-        stop: a rank that hears of a request leaves its shard; those that are written stay.
+        stop: a rank that hears of a request leaves its shard, and all do together where the teacher is sharded; shards
+            that are written stay.
         progress: called with the rows that all ranks have written.
         together: runs a rank's part of a round, and lets all ranks hear of the error of one.
 
@@ -83,31 +87,89 @@ def capture(
         RunFailure: logits that are not finite, a teacher that gives different logits each time, a full disk.
         UserError: a folder that cannot be written.
     """
-    label_columns = columns_of_labels(rows.labels, columns)
     total = sum(map(len, shards))
     shown = settings.rank == 0 and (settings.bar if settings.bar is not None else sys.stderr.isatty())
     with tqdm(total=total, desc="teacher", unit="row", file=sys.stderr, disable=not shown) as bar:
 
-        def write_shard(number: int) -> None:
-            builder = ShardBuilder(encoding)
-            for batch_rows in _batches(shards[number], rows.texts.lengths, settings.tokens_per_batch):
-                if stop.is_wanted():
-                    stop.tell_ranks()
-                    return
-                batch = rows.batch(batch_rows)
-                logits = teacher.signal(batch).logits.cpu()
-                if number == settings.rank and not len(builder):
-                    _refuse_randomness(logits, teacher.signal(batch).logits.cpu())
-                builder.add(rows.keys[batch_rows], logits, label_columns[batch_rows])
-                bar.update(min(len(batch_rows) * settings.world_size, total - bar.n))
-            add_shard(description, *builder.build())
+        def advance(num_rows: int) -> None:
+            bar.update(min(num_rows * settings.world_size, total - bar.n))
 
+        label_columns = columns_of_labels(rows.labels, columns)
+        part = _Part(teacher, rows, description, encoding, label_columns, settings, stop, together, advance)
+        write_round = part.write_in_lockstep if teacher.needs_all_ranks else part.write_own
         for first in range(0, len(shards), settings.world_size):
-            number = first + settings.rank
-            together(partial(write_shard, number) if number < len(shards) else lambda: None)
+            write_round(shards[first : first + settings.world_size], first == 0)
             stop.check_now()
             progress(sum(map(len, shards[: first + settings.world_size])))
     logger.debug("rank %d wrote its shards to %s", settings.rank, description.folder / SHARDS)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What this rank does in a round, in which each rank has one shard, and the last ones none in the end."""
+
+    teacher: StreamingTeacher
+    rows: PooledRows
+    description: StoreDescription
+    encoding: Encoding
+    label_columns: NDArray[np.int64]
+    settings: CaptureSettings
+    stop: Stop
+    together: Callable[[Callable[[], None]], None]
+    advance: Callable[[int], None]
+
+    def write_own(self, shards: Sequence[NDArray[np.int64]], is_first: bool) -> None:
+        """Writes its shard at its own pace; an error or a request to stop is heard by the others afterwards."""
+
+        def write() -> None:
+            builder = ShardBuilder(self.encoding)
+            for batch in self._batches(shards[self.settings.rank]):
+                if self.stop.is_wanted():
+                    self.stop.tell_ranks()
+                    return
+                self._add(builder, batch, self._answers(batch, twice=is_first and not len(builder)))
+            add_shard(self.description, *builder.build())
+
+        self.together(write if self.settings.rank < len(shards) else _nothing)
+
+    def write_in_lockstep(self, shards: Sequence[NDArray[np.int64]], is_first: bool) -> None:
+        """As `write_own`, with as many calls of the teacher on every rank as the longest shard needs: a rank that has
+        no batch left asks about one row again, and keeps nothing of the answer.
+
+        An error of the teacher itself ends its rank at once: the others wait within the same call, where they do not
+        hear of anything but its end. All else that can fail is done between two calls, and told to all.
+        """
+        batches = [self._batches(shard) for shard in shards]
+        own = batches[self.settings.rank] if self.settings.rank < len(shards) else []
+        builder = ShardBuilder(self.encoding)
+        for number in range(max(map(len, batches))):
+            self.stop.check_now()
+            has_own = number < len(own)
+            batch = own[number] if has_own else shards[0][-1:]
+            answers = self._answers(batch, twice=is_first and number == 0)
+            self.together(partial(self._add, builder, batch, answers) if has_own else _nothing)
+
+        def write() -> None:
+            add_shard(self.description, *builder.build())
+
+        self.together(write if own else _nothing)
+
+    def _batches(self, shard: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return _batches(shard, self.rows.texts.lengths, self.settings.tokens_per_batch)
+
+    def _answers(self, batch: NDArray[np.int64], twice: bool) -> list[torch.Tensor]:
+        """The teacher's logits `[n, V]` for a batch of rows, once or twice."""
+        inputs = self.rows.batch(batch)
+        return [self.teacher.signal(inputs).logits.cpu() for _ in range(1 + twice)]
+
+    def _add(self, builder: ShardBuilder, batch: NDArray[np.int64], answers: list[torch.Tensor]) -> None:
+        _refuse_randomness(answers[0], answers[-1])
+        builder.add(self.rows.keys[batch], answers[0], self.label_columns[batch])
+        self.advance(len(batch))
+
+
+def _nothing() -> None:
+    """What a rank without a shard does."""
 
 
 def columns_of_labels(labels: NDArray[np.int64], columns: Sequence[int] | None) -> NDArray[np.int64]:

@@ -48,6 +48,7 @@ from accel_kd.models.student import from_checkpoint
 from accel_kd.run_directory import RunDirectory, RunState
 from accel_kd.run_status import StatusWriter
 from accel_kd.teachers.base import TeacherSource
+from accel_kd.teachers.placement import release_memory
 from accel_kd.tracking import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         scored = held_out(session, splits)
         facts = for_run.facts | score_teacher(session, teacher, shape, for_run.scoring, scored)
         del for_run  # and with it the teacher itself, where a store stands in for it from here on
+        release_memory()
     else:
         splits = tokenise(session, (tokenizer, make_student()))
         scored = held_out(session, splits)

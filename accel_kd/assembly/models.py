@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,12 @@ from accel_kd.models.student import (
     from_teacher_layers,
     with_dropout,
 )
+from accel_kd.teachers.placement import Placement, describe
 from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,13 @@ def streaming_teacher(
     columns: Sequence[int] | None,
     min_rows: int = STEADY_ROWS,
     hidden_states: frozenset[int] = frozenset(),
+    *,
+    placement: Placement,
 ) -> StreamingTeacher:
-    """The teacher, loaded beside the student on this rank; the other arguments as in `StreamingTeacher`."""
-    dtype = _DTYPES[teacher_dtype(session)]
+    """The teacher, loaded and put in its place; the other arguments as in `StreamingTeacher`."""
+    device, world_size = session.accelerator.device, session.accelerator.num_processes
+    dtype = DTYPES[teacher_dtype(session)]
     model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
-    return StreamingTeacher(model, session.task, session.accelerator.device, columns, min_rows, hidden_states)
+    source = StreamingTeacher(model, session.task, device, columns, min_rows, hidden_states, placement, world_size)
+    logger.info("teacher: %s", describe(source.model, placement, device, world_size))
+    return source

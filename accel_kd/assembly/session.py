@@ -106,8 +106,9 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint"}}
     not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
-    # How a store is found, filled and looked over, not what is in it.
-    kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k != "on_missing"}
+    # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.
+    not_of_it = {"on_missing", "placement"}
+    kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k not in not_of_it}
     if "store" in kept["teacher"]:
         kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
     not_of_it = {"max_nonfinite_steps", "num_workers"}

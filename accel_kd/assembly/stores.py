@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher, teacher_dtype
+from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
 from accel_kd.capture import CaptureSettings, capture, columns_of_labels
 from accel_kd.data.pooled_rows import PooledRows, pool
@@ -38,6 +39,7 @@ from accel_kd.logit_store.writer import (
     seal,
 )
 from accel_kd.models.fingerprint import teacher_identity
+from accel_kd.teachers.placement import release_memory
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +205,8 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         f"{num_bytes:,}",
     )
     on_main_rank(accelerator, lambda: refuse_lack_of_space(place.folder, num_bytes))
-    source = streaming_teacher(session, teacher, columns=None)
+    placement = teacher_placement(session, teacher, beside_student=False)
+    source = streaming_teacher(session, teacher, columns=None, placement=placement)
     settings = CaptureSettings(
         section.tokens_per_batch, accelerator.process_index, accelerator.num_processes, session.config.run.progress
     )
@@ -221,6 +224,8 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         lambda num_rows: session.attempt.status.reached("cache", there + num_rows, len(place.rows)),
         lambda work: on_every_rank(accelerator, work),
     )
+    del source
+    release_memory()
 
 
 def _wait_for(session: Session, lock: WriterLock, folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:

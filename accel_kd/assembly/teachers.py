@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
 from accel_kd.assembly.objectives import objective
+from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
 from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, open_existing, seal_with_receipt
 from accel_kd.canary import refuse_other_answers, refuse_other_labels
@@ -25,6 +26,7 @@ from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.cached import CachedTeacher
+from accel_kd.teachers.placement import release_memory
 from accel_kd.teachers.streaming import STEADY_ROWS
 from accel_kd.teachers.write_through import ScoringTeacher, WriteThroughTeacher
 
@@ -65,8 +67,9 @@ def teacher_for_run(
     if session.config.teacher.source == "streaming":
         training = session.config.training
         held_at_once = training.micro_batch_size or training.batch_size // session.accelerator.num_processes
-        layers = objective(session.config.objective).needs.hidden_states
-        streaming = streaming_teacher(session, teacher, teacher.columns, min(held_at_once, STEADY_ROWS), layers)
+        min_rows, layers = min(held_at_once, STEADY_ROWS), objective(session.config.objective).needs.hidden_states
+        placement = teacher_placement(session, teacher, beside_student=True)
+        streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, layers, placement=placement)
         return TeacherForRun(streaming, streaming.without_hidden_states(), splits, {}, lambda: None)
     served = served_splits(session, splits)
     place, numbered = locate_store(session, teacher, shape, tokenizer, served)
@@ -89,27 +92,39 @@ def _cached(
 ) -> TeacherForRun:
     reader = open_complete(session, place, teacher)
     places = reader.lookup(place.rows.keys)
-    on_main_rank(session.accelerator, lambda: _look_over(session, teacher, place, reader, places))
+    _look_over(session, teacher, place, reader, places)
     cached = CachedTeacher(reader, places, place.columns)
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
-    scoring: TeacherSource = cached if keeps_all else streaming_teacher(session, teacher, teacher.columns)
+    scoring: TeacherSource = cached
+    if not keeps_all:
+        placement = teacher_placement(session, teacher, beside_student=False)
+        scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
     return TeacherForRun(cached, scoring, splits, _facts(place, reader), lambda: None)
 
 
 def _look_over(
     session: Session, teacher: FoundTeacher, place: StorePlace, reader: StoreReader, places: NDArray[np.int64]
 ) -> None:
-    """On rank 0: the stored answers, at `places`, against the labels, and some of them against the teacher."""
-    accuracy = refuse_other_labels(reader, places, place.label_columns)
+    """The stored answers, at `places`, against the labels, and some of them against the teacher: rank 0 for all, but
+    for the forward of a teacher that needs all ranks."""
+    accelerator = session.accelerator
+    accuracy = on_main_rank(accelerator, lambda: refuse_other_labels(reader, places, place.label_columns))
     if accuracy is not None:
         logger.info("store: the teacher is right on %.4f of the labelled rows, as when they were stored", accuracy)
     num_rows = session.config.teacher.store.canary_rows
-    if num_rows:
-        model = streaming_teacher(session, teacher, columns=None)
-        refuse_other_answers(reader, places, place.rows, model, num_rows, session.config.training.seed)
-        del model
-        if session.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+    if not num_rows:
+        return
+    placement = teacher_placement(session, teacher, beside_student=False)
+
+    def recompute(compare: Callable[[Callable[[], None]], None]) -> None:
+        model = streaming_teacher(session, teacher, columns=None, placement=placement)
+        refuse_other_answers(reader, places, place.rows, model, num_rows, session.config.training.seed, compare)
+
+    if placement == "sharded":
+        recompute(partial(on_main_rank, accelerator))
+    else:
+        on_main_rank(accelerator, lambda: recompute(lambda work: work()))
+    release_memory()
 
 
 def _write_through(
@@ -128,8 +143,9 @@ def _write_through(
         return open_existing(session, place)
 
     reader = seal(lambda: None)
+    placement = teacher_placement(session, teacher, beside_student=True)
     source = WriteThroughTeacher(
-        streaming_teacher(session, teacher, columns=None),
+        streaming_teacher(session, teacher, columns=None, placement=placement),
         reader,
         place.rows.keys,
         place.label_columns,
@@ -150,7 +166,7 @@ def _write_through(
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
     scoring: TeacherSource = ScoringTeacher(source)
     if not keeps_all:
-        scoring = streaming_teacher(session, teacher, teacher.columns)
+        scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
     return TeacherForRun(source, scoring, splits, {"store/path": str(place.folder)}, finish)
 
 

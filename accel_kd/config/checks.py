@@ -12,6 +12,7 @@ from accel_kd.config.objective_section import (
     ObjectiveConfig,
     hidden_states_term,
 )
+from accel_kd.config.placement_checks import check_placement
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.errors import UserError
 
@@ -93,6 +94,7 @@ def check(config: RunConfig) -> None:
     _check_objective(config.objective)
     _check_teacher_is_used(config)
     _check_store(config)
+    check_placement(config.teacher)
     _check_data(config)
     _check_metric(config)
     world_size = launched_world_size()

@@ -103,6 +103,11 @@ class TeacherConfig(ModelConfig):
     """What `cached` does where rows are not in the store."""
     store: StoreConfig = StoreConfig()
     """The store of the teacher's logits."""
+    placement: Literal["auto", "replicated", "sharded", "offloaded", "cached"] = "auto"
+    """Where the teacher lives: `replicated`: whole on each device; `sharded`: shared out over the ranks (FSDP2,
+    whatever the student's strategy); `offloaded`: in host memory, part by part on the device for its forward; `cached`:
+    on the device only while it fills the store of `source=cached`, and placed as by `auto` then. `auto` chooses by
+    sizes and free memory."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, else float32."""
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None

@@ -101,8 +101,12 @@ class Planner:
 
     def placement(self, config: RunConfig) -> Placement:
         """Where the recipe has the teacher while the student trains."""
-        is_cached = config.teacher.source == "cached" or not self.streams
-        return Placement.CACHED if is_cached else Placement.REPLICATED
+        if config.teacher.source == "cached" or not self.streams:
+            return Placement.CACHED
+        if config.teacher.placement == "offloaded":
+            return Placement.OFFLOADED
+        is_shared = config.teacher.placement == "sharded" and self.machine.num_ranks > 1
+        return Placement.SHARDED if is_shared else Placement.REPLICATED
 
     def stages(self, config: RunConfig, strategy: Strategy, placement: Placement | None = None) -> list[Stage]:
         """What each part of the run takes on one rank, in the order of the run.

@@ -14,6 +14,7 @@ from accel_kd.models.hidden_states import picked
 from accel_kd.signals import Batch, Signal, SignalNeeds
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import WithoutMemory
+from accel_kd.teachers.placement import Placement, place
 
 STEADY_ROWS = 48
 """From about this many rows on, matrix kernels give a row the same bits whatever rows stand beside it, at like padding:
@@ -36,12 +37,16 @@ class StreamingTeacher(WithoutMemory):
         columns: Sequence[int] | None = None,
         min_rows: int = _FEWEST_ROWS,
         hidden_states: frozenset[int] = frozenset(),
+        placement: Placement = "replicated",
+        world_size: int = 1,
     ) -> None:
         """`columns` gives the model's logit column of each of the data's labels, where the order differs; a smaller
         batch is filled up to `min_rows` rows, so that its logits are rounded as those of a larger one; `hidden_states`
-        are the layers whose states it gives, numbered as in `Signal`."""
+        are the layers whose states it gives, numbered as in `Signal`; `placement` and `world_size` as in `place`."""
         self.provides = replace(EVERY_LOGIT, hidden_states=hidden_states)
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = place(model, placement, device, world_size)
+        self.needs_all_ranks = placement == "sharded" and world_size > 1
+        """Whether each call of `signal` waits for one on every other rank."""
         self._task = task
         self._device = device
         self._columns = None if columns is None else torch.tensor(list(columns), device=device)

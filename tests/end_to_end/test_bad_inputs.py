@@ -229,6 +229,30 @@ CONFIG = [
         ["teacher.on_missing=skip"],
     ),
     BadInput(
+        "unknown placement",
+        "teacher.placement: input should be 'auto', 'replicated', 'sharded', 'offloaded' or 'cached'; found 'shard'",
+        ["teacher.placement=shard"],
+    ),
+    BadInput(
+        "placement of a teacher behind a store, without one",
+        "teacher.placement: cached leaves the logits to a store, but teacher.source is streaming; "
+        "set teacher.source=cached, or another placement",
+        ["teacher.placement=cached"],
+    ),
+    BadInput(
+        "placement of a teacher behind a store that is only filled",
+        "teacher.placement: cached leaves the logits to a store, but teacher.source is write_through; "
+        "set teacher.source=cached, or another placement",
+        ["teacher.placement=cached", "teacher.source=write_through"],
+    ),
+    BadInput(
+        "sharded teacher that ranks ask by themselves",
+        "teacher.placement: sharded needs all ranks for each call of the teacher, but with teacher.source "
+        "write_through a rank asks it only where the store lacks a row; set teacher.source=cached, or another "
+        "placement",
+        ["teacher.placement=sharded", "teacher.source=write_through"],
+    ),
+    BadInput(
         "unknown attention",
         "teacher.attention: input should be 'eager', 'sdpa', 'flash_attention_2', 'flash_attention_3' or "
         "'flex_attention'; found 'flash'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import signal
@@ -16,14 +17,17 @@ def install(fault: dict[str, Any]) -> None:
     """Makes the `count`-th passage of the place `at` do what `do` says, on `rank` or on all.
 
     `at` is a key of `_places`; `do` is `kill` (SIGKILL to oneself), `hang`, `raise`, `exhaust` (as an allocator does),
-    `spoil` (a micro-batch whose logits are NaN), the name of a signal that is sent to oneself, or `log:FILE`, which
-    only counts. `{"without": GUARD}` switches off a guard of the program instead, to show that the tests need it.
+    `spoil` (a micro-batch whose logits are NaN), the name of a signal that is sent to oneself, `log:FILE`, which only
+    counts, or `sharded:FILE`, which writes down how many parameters of sharded models this process has.
+    `{"without": GUARD}` switches off a guard of the program instead, to show that the tests need it.
     """
     if "without" in fault:
         _switch_off(fault["without"])
         return
     if fault.get("rank") is not None and os.environ.get("RANK", "0") != str(fault["rank"]):
         return
+    if fault["do"].startswith("sharded:"):
+        gc.disable()  # what is collected by chance is not what was given back
     owner, name = _places()[fault["at"]]
     original = getattr(owner, name)
     passed = [0]
@@ -34,6 +38,10 @@ def install(fault: dict[str, Any]) -> None:
         if fault["do"].startswith("log:"):
             with open(fault["do"].removeprefix("log:"), "a") as log:
                 log.write(f"{passed[0]}\n")
+        elif fault["do"].startswith("sharded:"):
+            if passed[0] == fault["count"]:
+                with open(fault["do"].removeprefix("sharded:"), "a") as log:
+                    log.write(f"{_num_sharded()}\n")
         elif passed[0] == fault["count"] and fault["do"] == "spoil":
             return _with_nan_weights(arguments[0], lambda: original(*arguments, **keywords))
         elif passed[0] == fault["count"]:
@@ -63,6 +71,12 @@ def _do(action: str) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 1")
     else:
         os.kill(os.getpid(), getattr(signal, action))
+
+
+def _num_sharded() -> int:
+    from torch.distributed.tensor import DTensor
+
+    return sum(isinstance(thing, DTensor) for thing in gc.get_objects())
 
 
 def _with_nan_weights(step: Any, work: Any) -> Any:

@@ -6,6 +6,7 @@ The server (`python -m tests.support.forks`) reads one request a line and answer
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -43,7 +44,10 @@ class Forks:
         timeout: float = 240,
         **environment: str,
     ) -> ForkedRun:
-        """Runs `accel-kd ARGUMENTS` to its end on `ranks` ranks; all are killed (SIGKILL) `kill_after` seconds."""
+        """Runs `accel-kd ARGUMENTS` to its end on `ranks` ranks; all are killed (SIGKILL) `kill_after` seconds.
+
+        Where the first argument is `MODULE:FUNCTION` that function of the other arguments runs instead.
+        """
         self._number += 1
         output = self._folder / f"{self._number:04}.log"
         request = {
@@ -145,7 +149,13 @@ def _become(request: dict[str, Any], rank: int) -> None:
 
         for fault in request["faults"]:
             install(fault)
-        code = main(request["arguments"])
+        first, *others = request["arguments"]
+        if ":" in first:
+            module, _, name = first.partition(":")
+            getattr(importlib.import_module(module), name)(*others)
+            code = 0
+        else:
+            code = main(request["arguments"])
     except BaseException:
         import traceback
 

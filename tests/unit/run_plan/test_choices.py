@@ -33,6 +33,24 @@ def _need(planner: Planner, strategy: Strategy = Strategy.DDP) -> int:
     return max(stage.total for stage in planner.stages(planner.config, strategy))
 
 
+@pytest.mark.parametrize(
+    ("settings", "ranks", "placement"),
+    [
+        ([], 2, Placement.REPLICATED),
+        (["teacher.placement=sharded"], 2, Placement.SHARDED),
+        (["teacher.placement=sharded"], 1, Placement.REPLICATED),
+        (["teacher.placement=offloaded"], 1, Placement.OFFLOADED),
+        (["teacher.placement=sharded", "teacher.source=cached"], 2, Placement.CACHED),
+    ],
+)
+def test_the_teacher_is_where_the_recipe_puts_it(
+    tiny_data: Path, tiny_teacher: Path, settings: list[str], ranks: int, placement: Placement
+) -> None:
+    planner = _planner(tiny_data, tiny_teacher, "teacher.finetune=null", *settings)
+    planner.machine = replace(planner.machine, num_ranks=ranks)
+    assert planner.placement(planner.config) is placement
+
+
 def test_the_largest_micro_batch_is_the_last_one_that_fits(planner: Planner) -> None:
     def need(size: int) -> int:
         config = with_settings(planner.config, {"training.micro_batch_size": size})
