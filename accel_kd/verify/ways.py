@@ -99,6 +99,7 @@ def ways(config: RunConfig, ranks: int, batch_size: int) -> list[Way | NotRun]:
     else:
         found.append(NotRun("DDP", "--ranks 1 leaves one process"))
     found += _with_stores(config, whole)
+    found += _with_placements(config, ranks, whole, each)
     found.append(
         Way("killed and resumed, AdamW", _BITS, (whole, "checkpoint.every_steps=1"), equals=ADAMW, is_killed=True)
     )
@@ -120,3 +121,14 @@ def _with_stores(config: RunConfig, whole: str) -> list[Way | NotRun]:
         Way(name, _PADDING, (*_SGD, whole, f"teacher.source={source}", *full))
         for name, source in zip(names, ("cached", "write_through"), strict=True)
     ]
+
+
+def _with_placements(config: RunConfig, ranks: int, whole: str, each: str) -> list[Way | NotRun]:
+    sharded, offloaded = f"teacher sharded, {ranks} ranks", "teacher offloaded"
+    if not needs_teacher_signal(config.objective):
+        return [NotRun(name, "the objective asks no teacher") for name in (sharded, offloaded)]
+    found: list[Way | NotRun] = [
+        Way(sharded, _ORDER, (*_SGD, each, "teacher.placement=sharded"), ranks),
+        Way(offloaded, _ORDER, (*_SGD, whole, "teacher.placement=offloaded")),
+    ]
+    return found if ranks > 1 else [NotRun(sharded, "--ranks 1 leaves nobody to share with"), found[1]]

@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.processes import accelerate_launch, on_ranks, step_rows, succeeded, summary
 
-ROOT = Path(__file__).resolve().parents[2]
-
 # 203 train examples in batches of 16: the last batch of an epoch holds 11, which 4 ranks with accumulation 4 cut into
 # 16 pieces, five of them empty. 53 validation and 61 test examples divide by no number of ranks.
 _SHAPES = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 4), (4, 1), (4, 4)]
@@ -83,15 +81,6 @@ def test_the_loss_moves_and_its_parts_add_up(runs: dict[tuple[int, int], Path]) 
         parts = 0.3 * row["train/loss_hard_label"] + 0.7 * row["train/loss_forward_kl"]
         assert row["train/loss"] == pytest.approx(parts, rel=1e-5)
     assert rows[-1]["train/loss"] < 0.8 * rows[0]["train/loss"]
-
-
-def test_the_ddp_launch_config_starts_two_ranks(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:
-    config = ROOT / "launch_configs" / "ddp.yaml"
-    recipe = [*_recipe(tiny_data, tiny_teacher, tmp_path / "run", 1, 2), "training.max_steps=2"]
-    process = succeeded(accelerate_launch(["--config_file", config], *recipe))
-    assert "2 ranks on cpu" in process.stderr
-    assert summary(tmp_path / "run")["world_size"] == 2
-    assert process.stdout.count("| student with teacher") == 1
 
 
 def test_a_launcher_that_loses_a_process_is_refused(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ ACCUMULATION, DDP, DDP_2 = "accumulation, 4 micro-batches", "DDP, 2 ranks", "DDP
 STORE, WRITTEN, RESUMED = "teacher from a store", "teacher written through", "killed and resumed, AdamW"
 REFERENCE, FSDP2 = "float64 reference", "FSDP2, 2 ranks"
 ZERO = [f"ZeRO-{stage}, 2 ranks" for stage in (1, 2, 3)]
-SEVERAL = {DDP, DDP_2, FSDP2, *ZERO}
+SHARDED, OFFLOADED = "teacher sharded, 2 ranks", "teacher offloaded"
+SEVERAL = {DDP, DDP_2, SHARDED, FSDP2, *ZERO}
 
 SPOILT: dict[str, set[str]] = {
     "loss_divided_by_the_local_count": SEVERAL,
-    "student_called_past_its_wrapper": {DDP, DDP_2},
+    "student_called_past_its_wrapper": {DDP, DDP_2, SHARDED},
     "store_rows_shuffled": {STORE, WRITTEN},
     "square_of_the_temperature_missing_in_the_gradient": {REFERENCE},
     "evaluation_duplicates_kept": SEVERAL,
@@ -55,7 +56,7 @@ def test_a_recipe_passes_every_way_and_leaves_its_figures(tiny_data: Path, tiny_
     found = json.loads((tmp_path / "run-verify" / "verification.json").read_text())
     assert found["passed"] and found["ranks"] == 2 and found["environment"]["packages"]["torch"]
     outcomes = {way["way"]: way["outcome"] for way in found["ways"]}
-    assert set(outcomes) == {REFERENCE, ACCUMULATION, STORE, WRITTEN, RESUMED, "bf16", *SEVERAL}
+    assert set(outcomes) == {REFERENCE, ACCUMULATION, STORE, WRITTEN, OFFLOADED, RESUMED, "bf16", *SEVERAL}
     assert set(outcomes.values()) == {"pass"}
     for way in found["ways"]:
         assert f"| {way['way']} " in process.stdout
