@@ -198,8 +198,9 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
 def _export(accelerator: Accelerator, run: ModelRun, training: _Training) -> None:
     """The model as it is goes into the run's directory, and is read back from there."""
     exported = without_projections(training.model)
-    weights = exported_weights(training.model, training.engine.weights())
-    on_main_rank(accelerator, lambda: write_model(exported, weights, run.tokenizer, run.directory.model))
+    gathered = [exported_weights(training.model, training.engine.weights())]
+    # Taken out of the list, so that rank 0 does not hold them beside what it reads back.
+    on_main_rank(accelerator, lambda: write_model(exported, gathered.pop(), run.tokenizer, run.directory.model))
     read = read_weights(exported, run.directory.model)
     training.engine.load_weights(trained_weights(training.model, read), others_stay=True)
 

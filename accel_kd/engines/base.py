@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Engine(Protocol):
     """A model in training. Every method is called by all ranks together.
 
-    Whole tensors are on the CPU of rank 0, named as in the model's state dict; other ranks get nothing, so that no
-    more than one rank of a machine ever holds the whole.
+    Whole tensors are given to rank 0, on its CPU and named as in the model's state dict; other ranks get none, and hold
+    one at a time.
     """
 
     @property

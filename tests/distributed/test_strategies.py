@@ -18,10 +18,12 @@ from tests.support.exactness import differences
 from tests.support.forks import ForkedRun, Forks
 from tests.support.processes import step_rows, summary
 from tests.support.strategies import LAUNCHED, SHARDED
+from tests.support.tiny import write_model
 
 # All of them that cut the student into slices; DDP has its tests in `test_any_number_of_ranks_is_one_run`.
 every_sharded_strategy = pytest.mark.parametrize("strategy", SHARDED)
 _SGD = ["training.optimizer=sgd", "training.learning_rate=0.05", "student.dropout=0"]
+_CLIPPED = [*_SGD, "training.max_grad_norm=0.5", "evaluation.keep=last"]
 _ADAMW = ["training.learning_rate=2e-3"]
 
 
@@ -30,7 +32,7 @@ class Runs:
 
     def __init__(self, forks: Forks, folder: Path, data: Path, teacher: Path) -> None:
         self.forks, self.folder, self.data, self.teacher = forks, folder, data, teacher
-        self._plain: dict[tuple[str, ...], Path] = {}
+        self._done: dict[tuple[str, ...], tuple[Path, ForkedRun]] = {}
 
     def start(self, directory: Path, *settings: str, strategy: str, ranks: int = 2, **options: Any) -> ForkedRun:
         return self.forks.run(
@@ -43,13 +45,22 @@ class Runs:
             ranks=ranks, **LAUNCHED[strategy], **options,
         )  # fmt: skip
 
+    def once(self, *settings: str, strategy: str, ranks: int = 2) -> tuple[Path, ForkedRun]:
+        """The directory and the outcome of a run that several tests look at."""
+        key = (*settings, strategy, str(ranks))
+        if key not in self._done:
+            directory = self.folder / f"run_{len(self._done)}"
+            self._done[key] = directory, self.start(directory, *settings, strategy=strategy, ranks=ranks).succeeded()
+        return self._done[key]
+
     def plain(self, *settings: str) -> Path:
         """The run of one process."""
-        if settings not in self._plain:
-            directory = self.folder / f"plain_{len(self._plain)}"
-            self.start(directory, *settings, strategy="ddp", ranks=1).succeeded()
-            self._plain[settings] = directory
-        return self._plain[settings]
+        return self.once(*settings, strategy="ddp", ranks=1)[0]
+
+
+@pytest.fixture(scope="module")
+def narrow_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("narrow"), layers=2, width=16, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +98,13 @@ def assert_one_run(plain: Path, other: Path, tolerance: float) -> None:
 
 
 @every_sharded_strategy
-def test_two_ranks_clip_and_train_as_one_process_does(runs: Runs, strategy: str, tmp_path: Path) -> None:
-    settings = [*_SGD, "training.max_grad_norm=0.5"]
-    plain = runs.plain(*settings)
+def test_two_ranks_clip_and_train_as_one_process_does(runs: Runs, strategy: str) -> None:
+    plain = runs.plain(*_CLIPPED)
     assert min(row["train/gradient_norm"] for row in step_rows(plain)) > 0.5, "every step is clipped"
-    ran = runs.start(tmp_path / "run", *settings, strategy=strategy).succeeded()
+    directory, ran = runs.once(*_CLIPPED, strategy=strategy)
     named = "FSDP2 over gloo" if strategy == "fsdp2" else f"DeepSpeed ZeRO-{strategy[-1]} over gloo"
     assert f"start: 2 ranks on cpu (1 threads), {named}, precision no" in ran.text
-    assert_one_run(plain, tmp_path / "run", 1e-5)
+    assert_one_run(plain, directory, 1e-5)
 
 
 @every_sharded_strategy
@@ -105,9 +115,8 @@ def test_accumulated_micro_batches_are_the_same_step(runs: Runs, strategy: str, 
 
 
 @every_sharded_strategy
-def test_the_export_is_whole_and_the_very_weights_that_were_trained(runs: Runs, strategy: str, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    runs.start(directory, *_SGD, "evaluation.keep=last", strategy=strategy).succeeded()
+def test_the_export_is_whole_and_the_very_weights_that_were_trained(runs: Runs, strategy: str) -> None:
+    directory, _ = runs.once(*_CLIPPED, strategy=strategy)
     exported = AutoModelForSequenceClassification.from_pretrained(directory / "student")
     assert json.loads((directory / "student" / "config.json").read_text())["architectures"] == [
         "BertForSequenceClassification"
@@ -177,19 +186,33 @@ def test_teacher_control_and_student_are_trained_one_after_the_other(runs: Runs,
 @every_sharded_strategy
 def test_a_gradient_that_is_not_finite_changes_no_weight(runs: Runs, strategy: str, tmp_path: Path) -> None:
     """The weights after two steps of which the second is spoilt are those after one."""
-    settings = [*_SGD, "training.max_nonfinite_steps=1", "training.schedule=constant", "evaluation.keep=last"]
-    spoilt, whole = tmp_path / "spoilt", tmp_path / "whole"
+    settings = [*_SGD, "training.max_nonfinite_steps=1", "training.max_steps=2"]
+    settings += ["evaluation.every_steps=1", "checkpoint.keep_best=2"]
     fault = {"at": "micro_batch", "count": 2, "do": "spoil", "rank": 1}
-    ran = runs.start(spoilt, *settings, "training.max_steps=2", strategy=strategy, faults=[fault]).succeeded()
+    ran = runs.start(tmp_path / "run", *settings, strategy=strategy, faults=[fault]).succeeded()
     assert "the step changed no weight (1 of 1" in ran.text
-    runs.start(whole, *settings, "training.max_steps=1", strategy=strategy).succeeded()
-    kept, there = last_checkpoint(spoilt), last_checkpoint(whole)
-    assert all(torch.equal(kept[name], tensor) for name, tensor in there.items())
+    first, second = (
+        load_file(tmp_path / "run" / "checkpoints" / f"best-0000000{step}" / "student.safetensors") for step in (1, 2)
+    )
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
 
 
 @every_sharded_strategy
-def test_ranks_that_cannot_get_what_was_asked_for_stop_with_a_line(runs: Runs, strategy: str, tmp_path: Path) -> None:
-    """Alone, without a launcher, such a process would train something else than was asked for."""
-    ran = runs.start(tmp_path / "run", strategy=strategy, ranks=1)
-    assert ran.codes == [2]
-    assert "was asked for (ACCELERATE_USE_*), but no launcher started this process" in ran.text
+def test_projections_are_trained_as_in_one_process_and_not_exported(
+    runs: Runs, strategy: str, narrow_student: Path
+) -> None:
+    """A student of 16 units beside a teacher of 32, its hidden states projected."""
+    terms = "{type: forward_kl, weight: 0.5}, {type: hidden_states, layers: {1: 2, -1: -1}}"
+    settings = [
+        *_SGD, f"student={{init: checkpoint, model: {narrow_student}, dropout: 0.0}}",
+        f"objective={{terms: [{terms}]}}", "data.labelled_fraction=1.0",
+    ]  # fmt: skip
+    plain, (directory, _) = runs.plain(*settings), runs.once(*settings, strategy=strategy)
+    for row, expected in zip(step_rows(directory), step_rows(plain), strict=True):
+        for name in ("train/loss", "train/loss_hidden_states", "train/gradient_norm"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5), (name, row["step"])
+    one, two = last_checkpoint(plain), last_checkpoint(directory)
+    assert one.keys() == two.keys() and {"projections.0.weight", "projections.1.weight"} <= one.keys()
+    for name in ("projections.0.weight", "projections.1.weight", "projections.0.weight//momentum_buffer"):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+    assert not [name for name in load_file(directory / "student" / "model.safetensors") if "projection" in name]

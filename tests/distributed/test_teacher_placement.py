@@ -17,7 +17,7 @@ from tests.support import tiny
 from tests.support.exactness import differences, recipe
 from tests.support.forks import ForkedRun, Forks
 from tests.support.placed_teachers import NUM_BATCHES, PLACEMENTS, batch
-from tests.support.strategies import LAUNCHED
+from tests.support.strategies import LAUNCHED, SHARDED
 
 _ANSWER = "tests.support.placed_teachers:answer"
 # 317 rows in shards of 70 make 5, which neither 2 nor 3 ranks share out evenly; in batches of 48 rows, most shards take
@@ -88,7 +88,7 @@ def test_a_run_with_a_sharded_teacher_is_the_replicated_one_and_may_go_on_as_it(
     assert differences(plain, tmp_path / "mixed") == []
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("strategy", SHARDED)
 def test_the_teacher_is_sharded_whatever_is_done_with_the_student(
     forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, strategy: str
 ) -> None:
