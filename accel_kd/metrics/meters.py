@@ -49,7 +49,10 @@ class StepMeter:
             return []
         names = list(self._records[0].losses)
         losses = torch.stack([torch.stack([record.losses[name] for name in names]) for record in self._records])
-        losses = self._accelerator.reduce(losses, reduction="sum").tolist()
+        # Added up here in the order of the ranks: from three on, the bits of a reduced sum depend on how many steps are
+        # sent at once, which a run that goes on in the middle does otherwise.
+        shares = self._accelerator.gather(losses.unsqueeze(0))
+        losses = sum(shares[1:], start=shares[0]).tolist()
         norms = torch.stack([record.gradient_norm.float() for record in self._records]).tolist()
         self.seconds += time.perf_counter() - self._started
         self.num_examples += sum(record.num_examples for record in self._records)

@@ -1,4 +1,4 @@
-"""The third story: proves on this machine that every other way of running a recipe equals the plain one.
+"""The fourth story: proves on this machine that every other way of running a recipe equals the plain one.
 
 sample of the data -> teacher (fine-tuned a little, if the recipe does) -> the plain run, and a float64 reference of its
 first step -> each other way, a run of the program of its own -> what they left on the disk compared -> table

@@ -216,3 +216,12 @@ def test_projections_are_trained_as_in_one_process_and_not_exported(
     for name in ("projections.0.weight", "projections.1.weight", "projections.0.weight//momentum_buffer"):
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
     assert not [name for name in load_file(directory / "student" / "model.safetensors") if "projection" in name]
+
+
+def test_what_is_logged_does_not_depend_on_how_often(runs: Runs, tmp_path: Path) -> None:
+    """From three ranks on, a sum that the ranks reduce together has other bits where more of them are sent at once."""
+    settings = [*_SGD, "training.batch_size=15"]
+    for every in (1, 7):
+        directory, often = tmp_path / str(every), f"tracking.log_every_steps={every}"
+        runs.start(directory, *settings, often, strategy="ddp", ranks=3).succeeded()
+    assert step_rows(tmp_path / "1") == step_rows(tmp_path / "7")
