@@ -52,13 +52,28 @@ def deepspeed_plugin() -> DeepSpeedPlugin:
         raise UserError(
             f"launch: DeepSpeed ZeRO stage {plugin.zero_stage} was asked for; use 1, 2 or 3, or launch_configs/ddp.yaml"
         )
-    for setting in ("gradient_clipping", "gradient_accumulation_steps"):
-        if config.get(setting, "auto") not in ("auto", 1, 0):
-            recipe = "training.max_grad_norm" if setting == "gradient_clipping" else "training.micro_batch_size"
+    decided_by_the_recipe = {
+        "gradient_clipping": ("training.max_grad_norm", ("auto",)),
+        "gradient_accumulation_steps": ("training.micro_batch_size", ("auto", 1)),
+        "train_batch_size": ("training.batch_size", ("auto",)),
+        "train_micro_batch_size_per_gpu": ("training.micro_batch_size", ("auto",)),
+    }
+    for setting, (recipe, harmless) in decided_by_the_recipe.items():
+        if config.get(setting, "auto") not in harmless:
             raise UserError(
                 f"launch: the DeepSpeed configuration has {setting} {config[setting]}, which the recipe decides "
                 f"({recipe}); take it out"
             )
+    for precision in ("bf16", "fp16"):
+        if config.get(precision, {}).get("enabled", "auto") not in ("auto", False):
+            raise UserError(
+                f"launch: the DeepSpeed configuration has {precision}.enabled, which the recipe decides "
+                f"(training.precision={precision}); take it out"
+            )
+    if config["zero_optimization"].get("compute_grad_norm") is False:
+        raise UserError(
+            "launch: the DeepSpeed configuration has compute_grad_norm false, and each step logs that norm; take it out"
+        )
     # Batches are this program's own: the steps' losses carry the counts, and DeepSpeed must divide nothing.
     config["train_micro_batch_size_per_gpu"] = 1
     config["train_batch_size"] = int(os.environ.get("WORLD_SIZE", "1"))

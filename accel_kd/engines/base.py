@@ -53,7 +53,7 @@ class Engine(Protocol):
         ...
 
     def scaler_state(self) -> dict[str, float] | None:
-        """What the loss scale depends on, as JSON; None in other precisions than fp16."""
+        """`scale`, and the `good_steps` since it last changed, as JSON; None in other precisions than fp16."""
         ...
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:

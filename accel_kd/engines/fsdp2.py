@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from accel_kd.checkpoints.optimizer_state import SEPARATOR, optimizer_tensors, set_optimizer_tensors
 from accel_kd.engines.base import refuse_other_names
+from accel_kd.models.layers import layers
 
 
 class Fsdp2Engine:
@@ -28,8 +29,10 @@ class Fsdp2Engine:
         self._max_grad_norm = max_grad_norm
         self._raw_optimizer = optimizer
         if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
-            # Left to itself Accelerate also takes embeddings for a layer, and shards what is inside them twice.
-            accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layer_classes(model)
+            # Left to itself Accelerate also takes embeddings for a layer, and shards what is inside them twice; and it
+            # takes nothing for one where the model names none.
+            names = sorted({type(layer).__name__ for layer in layers(model)})
+            accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = names
         self.model, self._optimizer = accelerator.prepare(model, optimizer)
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
@@ -103,19 +106,6 @@ class Fsdp2Engine:
             if self._accelerator.is_main_process:
                 gathered[name] = whole.to("cpu", copy=copy)
         return gathered
-
-
-def layer_classes(model: nn.Module) -> list[str]:
-    """Names of the classes whose modules are gathered as a whole: those that the model says must not be split, but for
-    what holds its input embeddings."""
-    named = set(getattr(model, "_no_split_modules", None) or ())
-    modules = dict(model.named_modules())
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    place = next((name for name, module in modules.items() if module is embeddings), "")
-    around = {
-        type(module).__name__ for name, module in modules.items() if f"{place}.".startswith(f"{name}.") or not name
-    }
-    return sorted(named & {type(module).__name__ for module in modules.values()} - around)
 
 
 def _whole(tensor: Tensor) -> Tensor:

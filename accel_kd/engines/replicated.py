@@ -82,12 +82,18 @@ class ReplicatedEngine:
 
     def scaler_state(self) -> dict[str, float] | None:
         """See `Engine`."""
-        return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
+        scaler = self._accelerator.scaler
+        if scaler is None:
+            return None
+        state = scaler.state_dict()
+        return {"scale": state["scale"], "good_steps": state["_growth_tracker"]}
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:
         """See `Engine`."""
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(dict(state))
+        scaler = self._accelerator.scaler
+        if scaler is not None:
+            now = {"scale": state["scale"], "_growth_tracker": int(state["good_steps"])}
+            scaler.load_state_dict(scaler.state_dict() | now)
 
     def weights(self, *, copy: bool = False) -> dict[str, Tensor]:
         """See `Engine`."""

@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from accel_kd.checkpoints.optimizer_state import SEPARATOR
 from accel_kd.engines.base import refuse_other_names
+from accel_kd.errors import UserError
 
-_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+_FLAT = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+"""What DeepSpeed calls the parameters that its optimizer steps, in stages 1 and 2, and in stage 3."""
 
 
 class ZeroEngine:
@@ -35,7 +37,15 @@ class ZeroEngine:
         self._engine: Any = self.model
         self._zero: Any = self._engine.optimizer
         self._stage = int(self._engine.zero_optimization_stage())
+        if not hasattr(self._zero, _FLAT[self._stage == 3]):
+            raise UserError(
+                f"launch: DeepSpeed chose {type(self._zero).__name__} for its configuration, which is not supported; "
+                "leave data_types out of it"
+            )
         assert self._zero.optimizer is optimizer, "the schedule would set the rate of an optimizer that takes no steps"
+        if self._engine.fp16_enabled():
+            # How many steps may be passed over, and what is said of them, is `training.health`'s.
+            self._zero.loss_scaler.raise_error_at_min_scale = False
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """See `Engine`."""
@@ -69,13 +79,17 @@ class ZeroEngine:
         """See `Engine`."""
         if not self._engine.fp16_enabled():
             return None
-        return {name: getattr(self._zero.loss_scaler, name) for name in _SCALER}
+        scaler = self._zero.loss_scaler
+        if not scaler.dynamic:
+            return {"scale": float(scaler.cur_scale), "good_steps": 0}
+        return {"scale": float(scaler.cur_scale), "good_steps": scaler.cur_iter - scaler.last_overflow_iter - 1}
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:
         """See `Engine`."""
-        if self._engine.fp16_enabled():
-            for name in _SCALER:
-                setattr(self._zero.loss_scaler, name, state[name])
+        if self._engine.fp16_enabled() and self._zero.loss_scaler.dynamic:
+            self._zero.loss_scaler.cur_scale = state["scale"]
+            self._zero.loss_scaler.last_overflow_iter = -1
+            self._zero.loss_scaler.cur_iter = int(state["good_steps"])
 
     def weights(self, *, copy: bool = False) -> dict[str, Tensor]:
         """See `Engine`; in low precision the optimizer's own fp32 weights, from which the model's were rounded. What is
@@ -151,8 +165,7 @@ class ZeroEngine:
 
     def _flat_parameters(self) -> list[Tensor]:
         """What the optimizer really steps: this rank's slices of all parameters, joined."""
-        name = "fp32_partitioned_groups_flat" if self._stage == 3 else "single_partition_of_fp32_groups"
-        return list(getattr(self._zero, name))
+        return list(getattr(self._zero, _FLAT[self._stage == 3]))
 
     def _link_states(self) -> None:
         """Lets DeepSpeed find what its optimizer remembers of each parameter: it looks once, after the first group's

@@ -50,8 +50,9 @@ def largest_micro_batches(planner: Planner) -> dict[Strategy, dict[Placement, in
 
 
 def advice(planner: Planner, strategy: Strategy) -> Advice | None:
-    """The first change that fits, least intrusive first: a smaller micro-batch changes no result, a store none either,
-    bf16 changes digits, and another strategy the launch. None where nothing fits."""
+    """The first change that fits, least intrusive first: a smaller micro-batch changes no result, another place of the
+    teacher and a store none either, bf16 changes digits, and another strategy the launch. None where nothing fits.
+    """
     for candidate in [strategy, *(other for other in strategies(planner.machine.num_ranks) if other is not strategy)]:
         for settings in _without_micro_batch(planner.config):
             config = with_settings(planner.config, settings)
@@ -85,9 +86,11 @@ def _without_micro_batch(config: RunConfig) -> Iterator[dict[str, Any]]:
     for precision in ({}, {"training.precision": "bf16"}):
         if precision and config.training.precision not in (None, "no"):
             continue
-        for source in ({}, {"teacher.source": "cached"}):
-            if not source or config.teacher.source != "cached":
-                yield {**source, **precision}
+        yield precision
+        if config.teacher.placement not in ("auto", "cached"):
+            yield {"teacher.placement": "auto", **precision}
+        if config.teacher.source != "cached":
+            yield {"teacher.source": "cached", **precision}
 
 
 @dataclass(frozen=True)

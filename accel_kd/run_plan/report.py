@@ -49,7 +49,9 @@ def verdict(planner: Planner, stages: Sequence[Stage], advice: Advice | None) ->
         is_close = worst.total * (1 + _MARGIN) + RESERVE_BYTES > there
         return f"fits: {need}" + (f"; closely, a plan may be off by {_MARGIN:.0%}" if is_close else "")
     if advice is None:
-        return f"does not fit: {need}; no micro-batch, store, precision or strategy helps: choose a smaller model"
+        return (
+            f"does not fit: {need}; no micro-batch, placement, store, precision or strategy helps: take a smaller model"
+        )
     changes = [f"{name}={value}" for name, value in advice.settings.items()]
     if advice.strategy is not None:
         changes.append(f"--strategy {advice.strategy}")

@@ -99,32 +99,49 @@ class Planner:
         """The micro-batches of an epoch."""
         return micro_batches(self.lengths, self.config.training, self.machine.num_ranks)
 
-    def placement(self, config: RunConfig) -> Placement:
-        """Where the recipe has the teacher while the student trains."""
+    def placements(self, config: RunConfig) -> list[Placement]:
+        """Where the recipe may have the teacher while the student trains, in the order in which `auto` tries them."""
         if config.teacher.source == "cached" or not self.streams:
-            return Placement.CACHED
-        if config.teacher.placement == "offloaded":
-            return Placement.OFFLOADED
-        is_shared = config.teacher.placement == "sharded" and self.machine.num_ranks > 1
-        return Placement.SHARDED if is_shared else Placement.REPLICATED
+            return [Placement.CACHED]
+        return self._places(config.teacher.placement)
+
+    def _places(self, setting: str) -> list[Placement]:
+        shared = [Placement.SHARDED] if self.machine.num_ranks > 1 else []
+        match setting:
+            case "replicated":
+                return [Placement.REPLICATED]
+            case "sharded":
+                return shared or [Placement.REPLICATED]
+            case "offloaded":
+                return [Placement.OFFLOADED]
+            case _:
+                return [Placement.REPLICATED, *shared, Placement.OFFLOADED]
 
     def stages(self, config: RunConfig, strategy: Strategy, placement: Placement | None = None) -> list[Stage]:
         """What each part of the run takes on one rank, in the order of the run.
 
         Args:
-            config: the recipe, or this with other settings of batch, precision and teacher source.
+            config: the recipe, or this with other settings of batch, precision and teacher.
             strategy: how the ranks share what is trained.
-            placement: of the teacher; None: the recipe's.
+            placement: of the teacher; None: the recipe's, the first that fits where it leaves the choice.
 
         Raises:
             UserError: the batch does not divide, or a model cannot be traced.
         """
+        places = self.placements(config) if placement is None else [placement]
+        tried = [self._stages(config, strategy, places[0])]
+        for place in places[1:]:
+            if self.fits(tried[-1]):
+                break
+            tried.append(self._stages(config, strategy, place))
+        return tried[-1] if self.fits(tried[-1]) else tried[0]
+
+    def _stages(self, config: RunConfig, strategy: Strategy, placement: Placement) -> list[Stage]:
         found = []
         if config.teacher.finetune is not None:
             assert self.shapes.teacher is not None, "what is fine-tuned has a shape"
             training = finetune_training(config.training, config.teacher.finetune)
             found.append(self._training_stage("teacher.finetune", config, training, strategy, Placement.CACHED, True))
-        placement = self.placement(config) if placement is None else placement
         if self.streams:
             found.append(self._teacher_stage(config, placement))
         found.append(self._training_stage("training", config, config.training, strategy, placement, False))
@@ -195,14 +212,16 @@ class Planner:
     def _teacher_stage(self, config: RunConfig, placement: Placement) -> Stage:
         """Fills the store, or scores the teacher on what is held out."""
         length = max(self.lengths.longest(held_out=held_out)[1] for held_out in (False, True))
-        rows, name = config.evaluation.micro_batch_size, "teacher scored"
+        rows, name, places = config.evaluation.micro_batch_size, "teacher scored", [placement]
         if placement is Placement.CACHED:
-            name = "store filled"
+            name, places = "store filled", self._places(config.teacher.placement)
             rows = max(STEADY_ROWS, config.teacher.store.tokens_per_batch // length, rows)
-            placement = Placement.REPLICATED
         forward = self.teacher_costs(config, rows, length).forward_peak_bytes
-        weights = self._teacher_weights(config, placement)
-        return Stage(name, rows, length, teacher_weights=weights, teacher_forward=forward)
+        stages = [
+            Stage(name, rows, length, teacher_weights=self._teacher_weights(config, place), teacher_forward=forward)
+            for place in places
+        ]
+        return next((stage for stage in stages if self.fits([stage])), stages[0])
 
     def _evaluation_stage(self, config: RunConfig, strategy: Strategy, placement: Placement) -> Stage:
         rows, (length, _) = config.evaluation.micro_batch_size, self.lengths.longest(held_out=True)

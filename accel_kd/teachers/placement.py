@@ -7,8 +7,6 @@ under FSDP2 it refuses a second model, and under DeepSpeed it would make an engi
 from __future__ import annotations
 
 import gc
-from collections import Counter
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from accel_kd.models.layers import layers
 
 Placement = Literal["replicated", "sharded", "offloaded"]
 
@@ -60,19 +60,6 @@ def held_parameters(model: nn.Module) -> int:
     return sum(part.numel() for part in parts if part.device.type != "meta")
 
 
-def layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that are gathered one at a time: those that the model's own code says must not be split, or, where it
-    says nothing, the members of its longest list of modules of one class."""
-    unsplit = set(model._no_split_modules or ())
-    named = [module for module in model.modules() if type(module).__name__ in unsplit]
-    if named:
-        return named
-    lists = [
-        list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and _is_of_one_class(module)
-    ]
-    return max(lists, key=len, default=[])
-
-
 def release_memory() -> None:
     """Gives back the memory of teachers that nobody refers to any more; hooks keep each in a cycle with itself."""
     gc.collect()
@@ -86,7 +73,3 @@ def _sharded(model: PreTrainedModel, device: torch.device, world_size: int) -> P
     for module in [*reversed(layers(model)), model]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     return model
-
-
-def _is_of_one_class(modules: Sequence[nn.Module] | nn.ModuleList) -> bool:
-    return len(Counter(type(module) for module in modules)) == 1

@@ -1,5 +1,6 @@
 """What every rank of a verification needs, imported once, before ranks are forked off; no device is touched."""
 
+import logging
 import os
 from threading import RLock
 
@@ -18,4 +19,4 @@ if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # asking torch would touch the
     try:
         prepare_for_deepspeed(has_device=False)
     except UserError as error:  # the ways that need it say so again
-        print(error)
+        logging.getLogger(__name__).warning("%s", error)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import attempt
 from accel_kd.assembly.data import read_data, tokenise, training_loader
+from accel_kd.assembly.features import with_projections
 from accel_kd.assembly.models import student_checkpoint, student_maker
 from accel_kd.assembly.session import Session, run_directory, start, task
 from accel_kd.config import load_recipe
@@ -28,6 +29,7 @@ from accel_kd.distill import find_teacher
 from accel_kd.distributed.seeding import seed_everywhere
 from accel_kd.models.fingerprint import teacher_shape
 from accel_kd.models.loading import load_classifier, load_tokenizer
+from accel_kd.models.projected_student import without_projections
 from accel_kd.signals import IGNORED_LABEL
 from accel_kd.tracking import describe_environment
 
@@ -44,7 +46,7 @@ def write_reference(recipe: str, overrides: list[str], folder: str) -> None:
         session = Session(config, accelerator, directory, data, task(config, data.label_names),
                           describe_environment(), this_attempt)  # fmt: skip
         found = find_teacher(session)
-        make_student = student_maker(session, found)
+        make_student = with_projections(session, student_maker(session, found))
         tokenizer = load_tokenizer(student_checkpoint(config, found))
         teacher, columns, for_teacher = None, None, None
         if found is not None and needs_teacher_signal(config.objective):
@@ -52,7 +54,7 @@ def write_reference(recipe: str, overrides: list[str], folder: str) -> None:
             columns = found.columns
             for_teacher = (load_tokenizer(found.checkpoint), teacher_shape(found.checkpoint, config.teacher.attention))
         seed_everywhere(config.training.seed)
-        split = tokenise(session, (tokenizer, make_student()), for_teacher)["train"]
+        split = tokenise(session, (tokenizer, without_projections(make_student())), for_teacher)["train"]
         loader = training_loader(config.training, split if teacher is not None else split.labelled(), accelerator)
         seed_everywhere(config.training.seed)
         student = make_student()
@@ -60,7 +62,7 @@ def write_reference(recipe: str, overrides: list[str], folder: str) -> None:
     save_file({name: tensor.contiguous().clone() for name, tensor in student.state_dict().items()}, into / INITIAL)
     if not can_be_told(config.objective):
         return
-    loss = batch_loss(config.objective, student.double().train(), teacher, columns, loader.split,
+    loss = batch_loss(config.objective, without_projections(student).double().train(), teacher, columns, loader.split,
                       loader.global_batches(0)[0])  # fmt: skip
     loss.backward()  # type: ignore[no-untyped-call]
     gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ from accel_kd.verify.reference import GRADIENT, INITIAL, LOSS, can_be_told, writ
 from accel_kd.verify.report import Row, content, judge, table
 from accel_kd.verify.sample import write_sample
 from accel_kd.verify.ways import (
-    ADAMW,
     FIRST_STEP,
+    OWN_OPTIMIZER,
     PLAIN,
     REFERENCE,
     REFERENCE_TOLERANCE,
@@ -48,6 +49,7 @@ from accel_kd.verify.ways import (
 
 logger = logging.getLogger(__name__)
 
+_RECIPE = "recipe.yaml"
 _EVALUATION_BATCH = 16
 _TEACHER_STEPS = 20
 
@@ -89,8 +91,11 @@ def verify(config: RunConfig, settings: Settings) -> Report:
     """
     started = time.monotonic()
     folder = Path(f"{config.run.directory}-verify")
+    if folder.exists() and not (folder / _RECIPE).is_file():
+        raise UserError(f"run.directory: {folder}, where verify would write, holds something else; choose another")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    (folder / _RECIPE).touch()
     on_gpu = torch.cuda.device_count() >= settings.ranks
     _set_environment(on_gpu)
     threads = max(1, (os.cpu_count() or 1) // settings.ranks)
@@ -120,7 +125,7 @@ class _Verification:
     def __init__(self, config: RunConfig, settings: Settings, folder: Path, starter: Starter) -> None:
         self._config, self._settings, self._folder, self._starter = config, settings, folder, starter
         self._batch_size = 8 * settings.ranks
-        self._recipe = folder / "recipe.yaml"
+        self._recipe = folder / _RECIPE
 
     def run(self) -> list[Row]:
         """All rows; the plain run first, since everything is compared with it."""
@@ -158,7 +163,8 @@ class _Verification:
         sample = write_sample(data, self._folder / "data", num_train, num_validation)
         recipe = config.model_dump(mode="json")
         recipe["data"] |= sample
-        recipe["teacher"] |= {"accept_chance_accuracy": True, "source": "streaming", "placement": "replicated"}
+        recipe["teacher"] |= {"accept_chance_accuracy": True, "source": "streaming", "placement": "replicated",
+                              "dtype": "float32"}  # fmt: skip
         recipe["teacher"]["store"] |= {"path": str(self._folder / "stores")}
         recipe["training"] |= {
             "epochs": steps, "max_steps": steps, "batch_size": self._batch_size, "micro_batch_size": None,
@@ -169,7 +175,10 @@ class _Verification:
         }  # fmt: skip
         recipe["checkpoint"] = {"keep_last": 1, "keep_best": 0}
         recipe["tracking"] = {"mode": "disabled", "log_every_steps": 1}
-        recipe["run"] = {"rank_timeout": self._settings.timeout_seconds, "progress": False}
+        recipe["run"] |= {
+            "directory": None, "rank_timeout": self._settings.timeout_seconds, "progress": False, "control": False,
+            "resume": "auto", "stop_before": None,
+        }  # fmt: skip
         if config.teacher.finetune is not None:
             self._finetune_teacher(recipe)
         self._recipe.write_text(yaml.safe_dump(recipe))
@@ -225,8 +234,12 @@ class _Verification:
             )
             if codes == [0] * way.ranks:
                 return "it had ended before it could be killed; give it more --steps"
+            if set(codes) != {-signal.SIGKILL} or not middle.is_dir():
+                return _last_words(log, codes)
         codes = self._starter.run(run_recipe, arguments, log, ranks=way.ranks, launched=way.launched)
         failure = None if codes == [0] * way.ranks else _last_words(log, codes)
+        if failure is None and way.is_killed and "goes on after step" not in log.read_text(errors="replace"):
+            failure = "it began anew instead of going on from its checkpoint"
         if failure is not None and must_succeed:
             raise RunFailure(f"{way.name}: the recipe itself does not run: {failure} (see {log})")
         return failure
@@ -241,7 +254,7 @@ class _Verification:
             raise RunFailure(f"{log.removesuffix('.log')}: the recipe itself does not run: {_last_words(path, codes)}")
 
     def _overrides(self, way: Way) -> list[str]:
-        dropout = [] if way.name == ADAMW or way.equals == ADAMW else self._without_dropout()
+        dropout = [] if OWN_OPTIMIZER in (way.name, way.equals) else self._without_dropout()
         return [*dropout, *way.settings, f"run.directory={self._directory(way.name)}"]
 
     def _without_dropout(self) -> list[str]:

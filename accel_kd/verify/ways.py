@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accel_kd.config.checks import needs_teacher_signal
+from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.config.schema import RunConfig
 
-PLAIN, FIRST_STEP, ADAMW = "plain", "plain, one step", "plain, AdamW"
+PLAIN, FIRST_STEP, OWN_OPTIMIZER = "plain", "plain, one step", "plain, its own optimizer"
 REFERENCE = "float64 reference"
 
 
@@ -69,7 +70,7 @@ def baselines(first_batch: int) -> list[Way]:
         Way(PLAIN, _BITS, (*_SGD, whole)),
         # Without decay the first momentum is the first gradient.
         Way(FIRST_STEP, _BITS, (*_SGD, whole, "training.max_steps=1", "training.weight_decay=0")),
-        Way(ADAMW, _BITS, (whole, "checkpoint.every_steps=1")),
+        Way(OWN_OPTIMIZER, _BITS, (whole, "checkpoint.every_steps=1")),
     ]
 
 
@@ -101,7 +102,7 @@ def ways(config: RunConfig, ranks: int, batch_size: int) -> list[Way | NotRun]:
     found += _with_stores(config, whole)
     found += _with_placements(config, ranks, whole, each)
     found.append(
-        Way("killed and resumed, AdamW", _BITS, (whole, "checkpoint.every_steps=1"), equals=ADAMW, is_killed=True)
+        Way("killed and resumed", _BITS, (whole, "checkpoint.every_steps=1"), equals=OWN_OPTIMIZER, is_killed=True)
     )
     on = f"{ranks} rank{'s' if ranks > 1 else ''}"
     found.append(Way(f"FSDP2, {on}", _ORDER, (*_SGD, each), ranks, _FSDP2))
@@ -116,9 +117,11 @@ def _with_stores(config: RunConfig, whole: str) -> list[Way | NotRun]:
     names = ("teacher from a store", "teacher written through")
     if not needs_teacher_signal(config.objective):
         return [NotRun(name, "the objective asks no teacher") for name in names]
-    full = ("teacher.store.encoding.type=full", "teacher.store.encoding.dtype=float32")
+    if hidden_states_term(config.objective) is not None:
+        return [NotRun(name, "stores hold logits, and the objective asks hidden states too") for name in names]
+    full = "teacher.store.encoding={type: full, dtype: float32}"
     return [
-        Way(name, _PADDING, (*_SGD, whole, f"teacher.source={source}", *full))
+        Way(name, _PADDING, (*_SGD, whole, f"teacher.source={source}", full))
         for name, source in zip(names, ("cached", "write_through"), strict=True)
     ]
 

@@ -13,7 +13,7 @@ from tests.support.planted_defects import DEFECTS
 from tests.support.processes import ROOT, accel_kd, run, succeeded
 
 ACCUMULATION, DDP, DDP_2 = "accumulation, 4 micro-batches", "DDP, 2 ranks", "DDP, 2 ranks, 2 micro-batches each"
-STORE, WRITTEN, RESUMED = "teacher from a store", "teacher written through", "killed and resumed, AdamW"
+STORE, WRITTEN, RESUMED = "teacher from a store", "teacher written through", "killed and resumed"
 REFERENCE, FSDP2 = "float64 reference", "FSDP2, 2 ranks"
 ZERO = [f"ZeRO-{stage}, 2 ranks" for stage in (1, 2, 3)]
 SHARDED, OFFLOADED = "teacher sharded, 2 ranks", "teacher offloaded"

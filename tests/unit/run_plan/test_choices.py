@@ -48,7 +48,22 @@ def test_the_teacher_is_where_the_recipe_puts_it(
 ) -> None:
     planner = _planner(tiny_data, tiny_teacher, "teacher.finetune=null", *settings)
     planner.machine = replace(planner.machine, num_ranks=ranks)
-    assert planner.placement(planner.config) is placement
+    assert planner.placements(planner.config)[0] is placement
+    assert len(planner.placements(planner.config)) == (1 if settings else 3), "auto tries one after the other"
+
+
+def test_left_to_itself_the_teacher_is_planned_where_a_run_would_put_it(planner: Planner) -> None:
+    def need(placement: Placement) -> int:
+        return max(stage.total for stage in planner.stages(planner.config, Strategy.DDP, placement))
+
+    needs = {placement: need(placement) for placement in planner.placements(planner.config)}
+    assert list(needs) == [Placement.REPLICATED, Placement.SHARDED, Placement.OFFLOADED]
+    assert needs[Placement.SHARDED] < needs[Placement.REPLICATED]
+    for memory in needs.values():
+        _with_memory(planner, memory)
+        assert _need(planner) == next(needed for needed in needs.values() if needed <= memory)
+    _with_memory(planner, 1000)
+    assert _need(planner) == needs[Placement.REPLICATED], "where nothing fits, what was asked for first"
 
 
 def test_the_largest_micro_batch_is_the_last_one_that_fits(planner: Planner) -> None:
@@ -83,7 +98,14 @@ def test_what_is_advised_fits_and_changes_no_more_than_it_must(planner: Planner)
 def test_where_a_smaller_micro_batch_does_not_do_the_ranks_share_the_model(planner: Planner) -> None:
     smallest = with_settings(planner.config, {"training.micro_batch_size": 1, "evaluation.micro_batch_size": 1})
     assert smallest is not None
-    needs = {s: max(t.total for t in planner.stages(smallest, s)) for s in (Strategy.DDP, Strategy.ZERO3)}
+
+    def need(strategy: Strategy) -> int:
+        return min(
+            max(stage.total for stage in planner.stages(smallest, strategy, placement))
+            for placement in (Placement.REPLICATED, Placement.SHARDED, Placement.OFFLOADED, Placement.CACHED)
+        )
+
+    needs = {strategy: need(strategy) for strategy in (Strategy.DDP, Strategy.ZERO3)}
     assert needs[Strategy.ZERO3] < needs[Strategy.DDP]
     _with_memory(planner, needs[Strategy.ZERO3] + 1)
     found = advice(planner, Strategy.DDP)
