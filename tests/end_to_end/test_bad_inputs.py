@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from accel_kd.cli import main
-from tests.support.processes import accel_kd, run
+from tests.support.processes import ROOT, accel_kd, run
 from tests.support.tiny import LABELS, WORDS, tokenizer, write_data, write_model
 
 _RECIPE = """\
@@ -580,6 +580,15 @@ LAUNCH = [
         "a stage of ZeRO that shards nothing",
         "launch: DeepSpeed ZeRO stage 0 was asked for; use 1, 2 or 3, or launch_configs/ddp.yaml",
         environment=_ALONE | {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"},
+    ),
+    BadInput(
+        "a precision that the recipe decides",
+        "launch: the DeepSpeed configuration has bf16.enabled, which the recipe decides (training.precision=bf16); "
+        "take it out",
+        environment=_ALONE | {
+            "ACCELERATE_USE_DEEPSPEED": "true",
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE": f"{ROOT}/tests/support/zero2_bf16.json",
+        },
     ),
     BadInput(
         "clipping that the recipe decides",

@@ -1,12 +1,13 @@
 """Mistakes that trainers really make, each put into the program by name, in every rank of a verification.
 
-`python -m tests.support.planted_defects DEFECT RECIPE [key=value ...] [--only PART ...]` verifies a recipe with one of
-them in place. The rank that forks are made of imports this module, and finds the name in the environment.
+`python -m tests.support.planted_defects DEFECT verify RECIPE [key=value ...] [--only PART ...]` is `accel-kd verify`
+with one of them in place. The process that ranks are forked from imports this module, and finds the name in the
+environment.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -79,8 +80,6 @@ def square_of_the_temperature_missing_in_the_gradient() -> None:
 
 def evaluation_duplicates_kept() -> None:
     """Examples that only fill the last batch of a rank are scored like all others."""
-    import dataclasses
-
     import numpy as np
 
     from accel_kd.data.loaders import EvaluationLoader
@@ -183,6 +182,28 @@ def slices_clipped_by_their_own_norm() -> None:
     fsdp2._whole = own
 
 
+def checkpoint_ignored() -> None:
+    """A run that was killed begins anew, and ends with the same bits all the same."""
+    from accel_kd import model_run
+
+    model_run.newest_checkpoint = lambda accelerator, settings: None  # type: ignore[assignment]
+
+
+def logits_rounded_where_the_teacher_is_offloaded() -> None:
+    """What comes from host memory passes through a shorter type."""
+    from accel_kd.signals import Signal
+    from accel_kd.teachers.streaming import StreamingTeacher
+
+    original = StreamingTeacher.signal
+
+    def signal(self: Any, batch: Any) -> Any:
+        answer = original(self, batch)
+        is_offloaded = any(parameter.device.type == "meta" for parameter in self.model.parameters())
+        return Signal(answer.logits.bfloat16().float()) if is_offloaded else answer
+
+    StreamingTeacher.signal = signal  # type: ignore[method-assign]
+
+
 def clipping_lost_under_deepspeed() -> None:
     """DeepSpeed is not told the norm at which it is to clip."""
     from accel_kd.engines import ZeroEngine
@@ -210,6 +231,8 @@ DEFECTS: dict[str, Callable[[], None]] = {
         random_state_not_restored,
         slices_clipped_by_their_own_norm,
         clipping_lost_under_deepspeed,
+        checkpoint_ignored,
+        logits_rounded_where_the_teacher_is_offloaded,
     )
 }
 
@@ -217,21 +240,19 @@ if _VARIABLE in os.environ and __name__ != "__main__":
     DEFECTS[os.environ[_VARIABLE]]()
 
 
-def _verify(defect: str, recipe: str, *rest: str) -> None:
-    """Prints the outcome of each way as one line of JSON."""
-    from accel_kd.config import load_recipe
-    from accel_kd.quietness import quieten_libraries
-    from accel_kd.verify.verification import Settings, verify
+def _main(defect: str, *arguments: str) -> int:
+    from accel_kd.cli import main
+    from accel_kd.verify import verification
 
-    if defect != "none":
-        os.environ[_VARIABLE] = defect
-    quieten_libraries()
-    only = tuple(argument.removeprefix("--only=") for argument in rest if argument.startswith("--only="))
-    overrides = [argument for argument in rest if not argument.startswith("--only=")]
-    report = verify(load_recipe(recipe, overrides), Settings(only=only, preload=("tests.support.planted_defects",)))
-    print(report.text, file=sys.stderr)
-    print(json.dumps({row.way: row.outcome for row in report.rows}))
+    os.environ[_VARIABLE] = defect
+    original = verification.verify
+
+    def verify(config: Any, settings: Any) -> Any:
+        return original(config, dataclasses.replace(settings, preload=("tests.support.planted_defects",)))
+
+    verification.verify = verify
+    return main(arguments)
 
 
 if __name__ == "__main__":
-    _verify(*sys.argv[1:])
+    sys.exit(_main(*sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.processes import ROOT
+
 LAUNCHED: dict[str, dict[str, str]] = {
     "ddp": {},
     "fsdp2": {
@@ -12,7 +14,12 @@ LAUNCHED: dict[str, dict[str, str]] = {
     },
     **{
         f"zero{stage}": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
-        for stage in (1, 2, 3)
+        for stage in (1, 2)
+    },
+    # Left to itself DeepSpeed keeps tensors of less than 100,000 elements whole, which are all that tiny models have.
+    "zero3": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(ROOT / "tests" / "support" / "zero3.json"),
     },
 }
 SHARDED = [name for name in LAUNCHED if name != "ddp"]

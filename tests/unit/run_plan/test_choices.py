@@ -58,7 +58,6 @@ def test_left_to_itself_the_teacher_is_planned_where_a_run_would_put_it(planner:
 
     needs = {placement: need(placement) for placement in planner.placements(planner.config)}
     assert list(needs) == [Placement.REPLICATED, Placement.SHARDED, Placement.OFFLOADED]
-    assert needs[Placement.SHARDED] < needs[Placement.REPLICATED]
     for memory in needs.values():
         _with_memory(planner, memory)
         assert _need(planner) == next(needed for needed in needs.values() if needed <= memory)
