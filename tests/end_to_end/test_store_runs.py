@@ -59,6 +59,12 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()}
 
 
+def rounding_of(folder: Path) -> float:
+    """By how much a stored row may differ: not at all, but for kernels (Zen 4 with AVX-512) that round a row otherwise
+    where others stand beside it, which are not ours to mend."""
+    return 0.0 if kernels_keep_a_row_s_bits(folder / "teacher") else 1e-5
+
+
 def kernels_keep_a_row_s_bits(folder: Path) -> bool:
     """Whether this CPU computes a text's logits alike in batches of other sizes, beside other texts, and padded."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -80,8 +86,7 @@ def test_from_a_store_in_fp32_a_run_is_the_streamed_one_to_the_last_bit(
     store = f"teacher.store.path={tmp_path}/stores"
     run = ["distill", streamed / "recipe.yaml", f"teacher.source={source}", FP32, store]
     succeeded(accel_kd(*run, f"run.directory={tmp_path}/run"))
-    # Some CPUs' kernels (Zen 4 with AVX-512) round a row otherwise where others stand beside it: not ours to mend.
-    rounding = 0.0 if kernels_keep_a_row_s_bits(streamed / "teacher") else 1e-5
+    rounding = rounding_of(streamed)
     assert losses(tmp_path / "run") == pytest.approx(losses(streamed / "run"), rel=rounding, abs=rounding)
     for name, value in summary(streamed / "run").items():
         if name.startswith(("eval/", "test/", "teacher/")):
@@ -162,7 +167,8 @@ def test_a_run_that_ends_within_its_first_epoch_leaves_the_rows_that_it_saw(stre
     held_out, seen = 53 + 61, 3 * 24
     completed = succeeded(accel_kd(*run, "teacher.source=cached", f"run.directory={tmp_path}/run"))
     assert f"lacks {317 - held_out - seen} of 317 rows" in completed.stderr
-    assert losses(tmp_path / "run") == losses(streamed / "run")
+    rounding = rounding_of(streamed)
+    assert losses(tmp_path / "run") == pytest.approx(losses(streamed / "run"), rel=rounding, abs=rounding)
 
 
 @pytest.mark.parametrize("shards_done", [1, 2, 4])

@@ -258,13 +258,15 @@ def test_reading_a_recipe_is_quick_and_imports_nothing_heavy() -> None:
         "import sys; from accel_kd.config import load_recipe; load_recipe('demo'); "
         "print(sorted({'torch', 'numpy', 'transformers', 'accelerate', 'datasets', 'wandb'} & set(sys.modules)))"
     )
-    seconds = []
+    beneath = "import pydantic, yaml; pydantic.create_model('Empty')"
+    seconds: dict[str, list[float]] = {code: [], beneath: []}
     for _ in range(3):
-        started = time.monotonic()
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.monotonic() - started)
-        assert process.stdout.strip() == "[]"
-    assert min(seconds) < 1
+        for each in seconds:
+            started = time.monotonic()
+            process = subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=True)
+            seconds[each].append(time.monotonic() - started)
+            assert process.stdout.strip() in ("[]", "")
+    assert min(seconds[code]) < 5 * min(seconds[beneath]), "beside what it is made of"
 
 
 _VALUES = st.recursive(
