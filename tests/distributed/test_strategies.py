@@ -161,7 +161,7 @@ def test_a_checkpoint_of_one_strategy_serves_another(runs: Runs, strategy: str, 
         assert_one_run(runs.plain(*settings), directory, 1e-5)
 
 
-@every_sharded_strategy
+@pytest.mark.parametrize("strategy", LAUNCHED)
 def test_bf16_stays_near_fp32(runs: Runs, strategy: str, tmp_path: Path) -> None:
     """Eight bits of a number are left: the losses agree within some percent, and the step differs from fp32's."""
     runs.start(tmp_path / "run", *_SGD, "training.precision=bf16", strategy=strategy).succeeded()
