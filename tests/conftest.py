@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 
+from tests.support.forks import Forks
 from tests.support.tiny import write_data, write_model
 
 torch.set_num_threads(1)
@@ -47,3 +48,11 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """203 train, 53 validation and 61 test rows."""
     return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts runs at once; what they print lies in a folder of the file's own."""
+    forks = Forks(tmp_path_factory.mktemp("output"))
+    yield forks
+    forks.close()

@@ -88,14 +88,7 @@ def model_run(
             metric="accuracy" if job_type == "teacher" and metric.startswith("teacher_") else metric,
             patience=training.early_stopping_patience,
         ),
-        optimizer=OptimizerSettings(
-            name=training.optimizer,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            schedule=training.schedule,
-            warmup_fraction=training.warmup_fraction,
-            max_grad_norm=training.max_grad_norm,
-        ),
+        optimizer=_optimizer(training),
         checkpoints=_checkpoints(session, directory, training, loader, budget),
         # Students may be given more epochs; what a teacher learnt longer would be another run's.
         keep_when_finished=config.checkpoint.when_finished == "keep" and job_type != "teacher",
@@ -108,6 +101,17 @@ def model_run(
         facts=facts,
         check_stop=session.attempt.stop.check,
         reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
+    )
+
+
+def _optimizer(training: TrainingConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        name=training.optimizer,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        schedule=training.schedule,
+        warmup_fraction=training.warmup_fraction,
+        max_grad_norm=training.max_grad_norm,
     )
 
 

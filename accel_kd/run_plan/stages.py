@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from accel_kd.assembly.models import DTYPES
 from accel_kd.assembly.shapes import (
     Lengths,
     MicroBatches,
@@ -27,8 +28,6 @@ from accel_kd.teachers.streaming import STEADY_ROWS
 
 RESERVE_BYTES = 1_000_000_000
 """Left free on a GPU for its context, the kernels' workspaces and the allocator's gaps; assumed and not measured."""
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class Planner:
     def teacher_dtype(self, config: RunConfig) -> torch.dtype:
         """The precision of the teacher's weights; `auto` as GPUs have it that compute in bfloat16."""
         if config.teacher.dtype != "auto":
-            return _DTYPES[config.teacher.dtype]
+            return DTYPES[config.teacher.dtype]
         return torch.bfloat16 if self.machine.device == "cuda" else torch.float32
 
     def student_costs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,8 @@ def narrow_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    folder = tmp_path_factory.mktemp("strategies")
-    forks = Forks(tmp_path_factory.mktemp("output"))
-    yield Runs(forks, folder, tiny_data, tiny_teacher)
-    forks.close()
+def runs(forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(forks, tmp_path_factory.mktemp("strategies"), tiny_data, tiny_teacher)
 
 
 def last_checkpoint(directory: Path) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ _ANSWER = "tests.support.placed_teachers:answer"
 _STORE = ["teacher.store.shard_rows=70", "teacher.store.tokens_per_batch=1", "teacher.store.encoding.dtype=float32"]
 _SIZE = "training.batch_size=18"  # which 2 and 3 ranks share out
 _SHARDED = "teacher.placement=sharded"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(tmp_path_factory.mktemp("output"))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")

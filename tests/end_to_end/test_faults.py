@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.support.processes import on_ranks, summary
 from tests.support.tiny import tokenizer, write_data, write_model
 
 SPOILT = "fossil"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(tmp_path_factory.mktemp("output"))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")

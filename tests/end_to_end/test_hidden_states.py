@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,13 +19,6 @@ from tests.support.tiny import write_model
 _TERMS = (
     "{type: hard_label, weight: 0.3}, {type: forward_kl, weight: 0.5}, {type: hidden_states, layers: {1: 2, -1: -1}}"
 )
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(tmp_path_factory.mktemp("output"))
-    yield forks
-    forks.close()
 
 
 class Case:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from tests.support.forks import ForkedRun, Forks
 from tests.support.processes import on_ranks, succeeded
 
 STOPPED = {EXIT_STOPPED}
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(tmp_path_factory.mktemp("output"))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")
