@@ -170,16 +170,15 @@ def random_state_not_restored() -> None:
 
 def slices_clipped_by_their_own_norm() -> None:
     """Under FSDP2 each rank clips by the norm of what it holds."""
-    from torch import Tensor
+    from torch import nn
+    from torch.distributed.tensor import DTensor
 
-    from accel_kd.engines import fsdp2
+    original = nn.utils.get_total_norm
 
-    original = fsdp2._whole
+    def own(tensors: Any, *arguments: Any) -> Any:
+        return original([t.to_local() if isinstance(t, DTensor) else t for t in tensors], *arguments)
 
-    def own(tensor: Tensor) -> Tensor:
-        return original(tensor) if tensor.ndim else tensor.to_local()  # type: ignore[attr-defined, no-any-return]
-
-    fsdp2._whole = own
+    nn.utils.get_total_norm = own
 
 
 def checkpoint_ignored() -> None:
