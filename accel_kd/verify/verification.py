@@ -163,8 +163,11 @@ class _Verification:
         sample = write_sample(data, self._folder / "data", num_train, num_validation)
         recipe = config.model_dump(mode="json")
         recipe["data"] |= sample
-        recipe["teacher"] |= {"accept_chance_accuracy": True, "source": "streaming", "placement": "replicated",
-                              "dtype": "float32"}  # fmt: skip
+        recipe["teacher"] |= {
+            "accept_chance_accuracy": True, "source": "streaming", "placement": "replicated", "dtype": "float32",
+        }  # fmt: skip
+        if (config.teacher.attention or "").startswith("flash"):  # there is none in fp32
+            recipe["teacher"]["attention"] = None
         recipe["teacher"]["store"] |= {"path": str(self._folder / "stores")}
         recipe["training"] |= {
             "epochs": steps, "max_steps": steps, "batch_size": self._batch_size, "micro_batch_size": None,
