@@ -21,14 +21,6 @@ from tests.support.tiny import write_data, write_model
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are shared out over processes (`-n 2 --dist loadgroup`), those of a file stay together, and so do all
-    that start a scheduler: its ports are there once."""
-    for item in items:
-        group = "slurm" if item.path.parent.name == "slurm" and "unit" not in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def _same_generators_for_every_test() -> Iterator[None]:
     """A test neither sees nor changes the random state of another."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.processes import accelerate_launch, on_ranks, step_rows, succeeded, summary
+from tests.support.forks import Forks
+from tests.support.processes import accelerate_launch, step_rows, summary
 
 # 203 train examples in batches of 16: the last batch of an epoch holds 11, which 4 ranks with accumulation 4 cut into
 # 16 pieces, five of them empty. 53 validation and 61 test examples divide by no number of ranks.
@@ -30,12 +31,15 @@ def _recipe(data: Path, teacher: Path, directory: Path, accumulation: int, world
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+def runs(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[int, int], Path]:
     folder = tmp_path_factory.mktemp("runs")
     directories = {}
     for world_size, accumulation in _SHAPES:
         directory = folder / f"{world_size}_ranks_{accumulation}_accumulated"
-        succeeded(on_ranks(world_size, *_recipe(tiny_data, tiny_teacher, directory, accumulation, world_size)))
+        recipe = _recipe(tiny_data, tiny_teacher, directory, accumulation, world_size)
+        forks.run(*recipe, ranks=world_size).succeeded()
         directories[world_size, accumulation] = directory
     return directories
 
