@@ -94,6 +94,7 @@ class ZeroEngine:
     def weights(self, *, copy: bool = False) -> dict[str, Tensor]:
         """See `Engine`; in low precision the optimizer's own fp32 weights, from which the model's were rounded. What is
         gathered is always a copy."""
+        self._settle()
         gathered = {}
         for name, tensor in self._bare.state_dict(keep_vars=True).items():
             whole = self._whole(tensor)
@@ -103,6 +104,7 @@ class ZeroEngine:
 
     def load_weights(self, weights: Mapping[str, Tensor], *, others_stay: bool = False) -> None:
         """See `Engine`."""
+        self._settle()
         own = self._bare.state_dict(keep_vars=True)
         shapes = {name: _shaped(tensor) for name, tensor in own.items()}
         refuse_other_names(shapes, weights, others_stay=others_stay)
@@ -166,6 +168,12 @@ class ZeroEngine:
     def _flat_parameters(self) -> list[Tensor]:
         """What the optimizer really steps: this rank's slices of all parameters, joined."""
         return list(getattr(self._zero, _FLAT[self._stage == 3]))
+
+    def _settle(self) -> None:
+        """Lets go of what DeepSpeed has gathered ahead of a layer, or is gathering: a module that is called in training
+        and not in evaluation, as projections are, is expected all the same."""
+        if self._stage == 3:
+            self._engine.empty_partition_cache()
 
     def _link_states(self) -> None:
         """Lets DeepSpeed find what its optimizer remembers of each parameter: it looks once, after the first group's

@@ -26,6 +26,12 @@ _CLIPPED = [*_SGD, "training.max_grad_norm=0.5", "evaluation.keep=last"]
 _ADAMW = ["training.learning_rate=2e-3"]
 
 
+_EVERY_TERM = [
+    f"{{type: {name}, weight: 0.3}}"
+    for name in ("hard_label", "forward_kl", "reverse_kl", "jensen_shannon", "logit_mse")
+]
+
+
 class Runs:
     """Starts runs of one recipe, each setting and strategy once."""
 
@@ -38,7 +44,7 @@ class Runs:
             "distill", "clinc150_minilm",
             f"data.path={self.data}", "data.max_length=32", "data.labelled_fraction=0.6",
             f"teacher.model={self.teacher}", "teacher.finetune=null", "teacher.accept_chance_accuracy=true",
-            "student.layers=2", "objective.alpha=0.3", "objective.temperature=2",
+            "student.layers=2", f"objective={{terms: [{', '.join(_EVERY_TERM)}]}}",
             "training.epochs=1", "training.batch_size=16", "evaluation.micro_batch_size=7",
             "tracking.mode=disabled", f"run.directory={directory}", *settings,
             ranks=ranks, **LAUNCHED[strategy], **options,
@@ -78,7 +84,9 @@ def assert_one_run(plain: Path, other: Path, tolerance: float) -> None:
     expected, found = step_rows(plain), step_rows(other)
     assert len(expected) == len(found) == summary(plain)["train/steps"]
     for row, there in zip(found, expected, strict=True):
-        for name in ("train/loss", "train/loss_hard_label", "train/loss_forward_kl", "train/gradient_norm"):
+        names = [name for name in there if name.startswith("train/loss")]
+        assert len(names) == 1 + len(_EVERY_TERM)
+        for name in (*names, "train/gradient_norm"):
             assert row[name] == pytest.approx(there[name], rel=tolerance), (name, row["step"])
         assert row["train/learning_rate"] == there["train/learning_rate"]
     one, two = last_checkpoint(plain), last_checkpoint(other)
