@@ -60,8 +60,8 @@ def test_logits_are_those_of_one_process_to_the_last_bit(forks: Forks, tmp_path:
         else:
             # Rows of a tensor are not cut, so that shares are a little uneven; the classifier has five.
             assert sum(held) == whole and max(held) < 1.1 * whole / ranks
-            # Four layers and what is outside them; BERT's embeddings may not be split and count as one more.
-            assert int(parts[0]["num_gathered_apart"]) == (6 if kind == "bert" else 5)
+            # Four layers and what is outside them.
+            assert int(parts[0]["num_gathered_apart"]) == 5
 
 
 def test_a_run_with_a_sharded_teacher_is_the_replicated_one_and_may_go_on_as_it(
