@@ -44,7 +44,7 @@ def _verify(parsed: argparse.Namespace) -> tuple[str, int]:
     from accel_kd.verify.verification import Settings, verify
 
     report = verify(config, Settings(parsed.ranks, parsed.steps, tuple(parsed.only), parsed.keep))
-    failed = [row.way for row in report.rows if row.outcome == "FAIL"]
+    failed = report.failed
     verdict = f"{len(failed)} of {len(report.rows)} ways differ: {', '.join(failed)}" if failed else "all ways agree"
     text = f"\n{report.text}\n\n{verdict}; all of it is in {report.folder}/verification.json"
     return text, EXIT_FAILURE if failed else EXIT_SUCCESS

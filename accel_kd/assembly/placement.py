@@ -97,7 +97,8 @@ def _student_bytes(session: Session, micro_batch: int) -> int:
         accumulates=micro_batch * accelerator.num_processes < config.training.batch_size,
         device="cpu" if accelerator.device.type == "cpu" else "cuda",
     )
-    return student_memory(costs, strategy, accelerator.num_processes, precision).total
+    optimizer = config.training.optimizer
+    return student_memory(costs, strategy, accelerator.num_processes, precision, optimizer=optimizer).total
 
 
 def _strategy(accelerator: Accelerator) -> Strategy:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from accel_kd.assembly.attempt import Attempt
+from accel_kd.config.checks import needs_teacher_signal
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
@@ -46,7 +47,8 @@ def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
         UserError: the launch is not what it claims to be; see `startup.start`.
     """
     accelerator = startup.start(config.training.precision, config.run.rank_timeout)
-    logger.info("start: %s", startup.describe(accelerator))
+    teacher = f", teacher {config.teacher.placement}" if needs_teacher_signal(config.objective) else ""
+    logger.info("start: %s%s", startup.describe(accelerator), teacher)
     in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
     return accelerator, config.model_copy(update={"training": in_force})
 

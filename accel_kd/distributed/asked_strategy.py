@@ -26,14 +26,14 @@ def asked_strategy(environment: Mapping[str, str] = os.environ) -> Strategy:
             sharded one was asked for without a launcher.
     """
     _refuse_lost_processes(environment)
-    if _is_set(environment, "ACCELERATE_USE_MEGATRON_LM"):
+    if is_set("ACCELERATE_USE_MEGATRON_LM", environment):
         raise UserError(
             "launch: the launcher was told to use Megatron-LM, which is not supported; use a file of launch_configs/"
         )
     strategy = Strategy.REPLICATED
-    if _is_set(environment, "ACCELERATE_USE_DEEPSPEED"):
+    if is_set("ACCELERATE_USE_DEEPSPEED", environment):
         strategy = Strategy.ZERO
-    elif _is_set(environment, "ACCELERATE_USE_FSDP"):
+    elif is_set("ACCELERATE_USE_FSDP", environment):
         strategy = Strategy.FSDP2
         version = environment.get("FSDP_VERSION", "1")
         if version != "2":
@@ -49,7 +49,8 @@ def asked_strategy(environment: Mapping[str, str] = os.environ) -> Strategy:
     return strategy
 
 
-def _is_set(environment: Mapping[str, str], variable: str) -> bool:
+def is_set(variable: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher said yes to `variable`."""
     return environment.get(variable, "false").lower() in {"true", "1"}
 
 

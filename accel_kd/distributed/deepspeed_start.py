@@ -22,7 +22,6 @@ def prepare_for_deepspeed(has_device: bool) -> None:
     """
     if not has_device:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:
         import deepspeed
     except Exception as error:  # a build of its own that does not fit this machine raises whatever it likes

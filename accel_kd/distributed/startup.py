@@ -17,7 +17,7 @@ from accelerate.utils import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from accel_kd.distributed.asked_strategy import Strategy, asked_strategy
+from accel_kd.distributed.asked_strategy import Strategy, asked_strategy, is_set
 from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
 from accel_kd.distributed.fsdp2_start import fsdp2_plugin, start_fsdp2_on_cpu
 from accel_kd.errors import UserError
@@ -47,7 +47,7 @@ def start(precision: str | None, rank_timeout_seconds: float = 1800.0) -> Accele
     strategy = asked_strategy()
     # A bar for each file that is loaded or written would drown the one bar that counts.
     disable_progress_bar()
-    has_device = torch.accelerator.is_available() and not _is_told_to_use_cpu()
+    has_device = torch.accelerator.is_available() and not is_set("ACCELERATE_USE_CPU")
     precision = _precision(precision, strategy, has_device)
     timeout = timedelta(seconds=rank_timeout_seconds)
     backend: str | None = None
@@ -104,10 +104,6 @@ def strategy_name(accelerator: Accelerator) -> str:
     else:
         name = "DDP" if strategy is Strategy.REPLICATED else str(strategy)
     return f"{name} over {'NCCL' if accelerator.device.type == 'cuda' else 'gloo'}"
-
-
-def _is_told_to_use_cpu() -> bool:
-    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in {"true", "1"}
 
 
 def _precision(precision: str | None, strategy: Strategy, has_device: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from accel_kd.checkpoints.optimizer_state import SEPARATOR, optimizer_tensors, set_optimizer_tensors
+from accel_kd.engines.accelerated import AcceleratedEngine
 from accel_kd.engines.base import refuse_other_names
 from accel_kd.models.layers import layers
 
 
-class Fsdp2Engine:
+class Fsdp2Engine(AcceleratedEngine):
     """See `Engine`. fp16 is refused at the start, so that there is no loss scale here."""
 
     step_was_skipped = False
@@ -25,24 +25,12 @@ class Fsdp2Engine:
     def __init__(
         self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
     ) -> None:
-        self._accelerator = accelerator
-        self._max_grad_norm = max_grad_norm
-        self._raw_optimizer = optimizer
         if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
             # Left to itself Accelerate also takes embeddings for a layer, and shards what is inside them twice; and it
             # takes nothing for one where the model names none.
             names = sorted({type(layer).__name__ for layer in layers(model)})
             accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = names
-        self.model, self._optimizer = accelerator.prepare(model, optimizer)
-
-    def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """Until the last one, gradients stay whole on each rank."""
-        context: AbstractContextManager[object] = nullcontext() if is_last else self._accelerator.no_sync(self.model)
-        return context
-
-    def backward(self, loss: Tensor) -> None:
-        """See `Engine`."""
-        self._accelerator.backward(loss)
+        super().__init__(accelerator, model, optimizer, max_grad_norm)
 
     def update(self) -> Tensor:
         """See `Engine`."""
@@ -90,13 +78,10 @@ class Fsdp2Engine:
         slices = {}
         for key, tensor in state.items():
             parameter = parameters.get(key.rpartition(SEPARATOR)[0])
-            is_like_it = isinstance(parameter, DTensor) and tensor.shape == parameter.shape
-            slices[key] = _slice(tensor, parameter) if is_like_it and isinstance(parameter, DTensor) else tensor
+            if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
+                tensor = _slice(tensor, parameter)
+            slices[key] = tensor
         set_optimizer_tensors(self.model, self._raw_optimizer, slices)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._accelerator.free_memory(self.model, self._optimizer)
 
     def _gathered(self, tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
         """Whole tensors on the CPU of rank 0; one at a time is whole on the others."""

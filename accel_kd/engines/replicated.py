@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,32 +11,20 @@ from accelerate.utils import get_grad_scaler
 from torch import Tensor, nn
 
 from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimizer_tensors
+from accel_kd.engines.accelerated import AcceleratedEngine
 from accel_kd.engines.base import refuse_other_names
 
 
-class ReplicatedEngine:
+class ReplicatedEngine(AcceleratedEngine):
     """See `Engine`."""
 
     def __init__(
         self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
     ) -> None:
-        self._accelerator = accelerator
-        self._bare = model
-        self._raw_optimizer = optimizer
-        self._max_grad_norm = max_grad_norm
         if accelerator.scaler is not None:
             # The loss scale of the model before must not reach this one.
             accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
-        self.model, self._optimizer = accelerator.prepare(model, optimizer)
-
-    def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """DDP decides in the forward pass whether the backward pass exchanges gradients."""
-        context: AbstractContextManager[object] = nullcontext() if is_last else self._accelerator.no_sync(self.model)
-        return context
-
-    def backward(self, loss: Tensor) -> None:
-        """See `Engine`."""
-        self._accelerator.backward(loss)
+        super().__init__(accelerator, model, optimizer, max_grad_norm)
 
     def update(self) -> Tensor:
         """See `Engine`."""
@@ -111,10 +98,6 @@ class ReplicatedEngine:
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
         set_optimizer_tensors(self._bare, self._raw_optimizer, state)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._accelerator.free_memory(self.model, self._optimizer)
 
     def _on_rank_0(self, tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
         if not self._accelerator.is_main_process:

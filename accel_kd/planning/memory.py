@@ -20,8 +20,8 @@ from accel_kd.planning.model_costs import ModelCosts
 Precision = Literal["no", "bf16", "fp16"]
 
 _FP32 = 4
-_MOMENTS = 2 * _FP32
-"""AdamW's running means of the gradient and of its square."""
+_MOMENTS = {"adamw": 2 * _FP32, "sgd": _FP32}
+"""AdamW's running means of the gradient and of its square; the momentum of plain descent."""
 _GATHERED_LAYERS = 2
 """The layer that computes and the one that is fetched meanwhile."""
 
@@ -98,16 +98,18 @@ def student_memory(
     world_size: int,
     precision: Precision = "no",
     *,
+    optimizer: Literal["adamw", "sgd"] = "adamw",
     beside_forward: int = 0,
     beside_backward: int = 0,
 ) -> MemoryParts:
-    """A rank's memory at the worst moment of a training step with AdamW.
+    """A rank's memory at the worst moment of a training step.
 
     Args:
         costs: the student's, traced with `traced_precision`.
         strategy: how the ranks share it.
         world_size: the number of ranks.
         precision: mixed precision.
+        optimizer: what it remembers of each parameter counts.
         beside_forward: bytes that something else takes right behind the student's forward: the teacher's.
         beside_backward: bytes that something else takes during the backward: logits and what the loss made of them.
     """
@@ -115,10 +117,10 @@ def student_memory(
     short = _FP32 if precision == "no" else 2
     # FSDP2 keeps fp32 shards and gathers short ones; DeepSpeed's model is short throughout.
     kept = short if strategy.is_deepspeed else _FP32
-    optimizer = num_parameters * (_MOMENTS + (_FP32 if strategy.is_deepspeed else 0))
+    remembered = num_parameters * (_MOMENTS[optimizer] + (_FP32 if strategy.is_deepspeed else 0))
     fixed = {
         "weights": _part(num_parameters * kept, strategy.shards_weights, world_size) + costs.buffer_bytes,
-        "optimizer": _part(optimizer, strategy.shards_optimizer, world_size),
+        "optimizer": _part(remembered, strategy.shards_optimizer, world_size),
         "exchange": _exchange(costs, strategy, short),
     }
     gradients = _part(num_parameters * kept, strategy.shards_gradients, world_size)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from accel_kd.errors import UserError
+from accel_kd.models.layers import layers
 from accel_kd.models.loading import input_names
 from accel_kd.planning.gpu_kernels import GpuKernels
 from accel_kd.planning.live_memory import LiveMemory, Moment
@@ -186,14 +187,10 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def _parameters_by_place(model: nn.Module) -> tuple[int, int]:
-    """Parameters of the largest layer, and of all that stands outside the stack of layers, if there is one."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    sizes = [[sum(p.numel() for p in layer.parameters()) for layer in layers] for layers in lists]
+    """Parameters of the largest layer, and of all that belongs to none."""
+    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers(model)]
     total = sum(parameter.numel() for parameter in model.parameters())
-    if not any(sizes):
-        return 0, total
-    stack = max(sizes, key=sum)
-    return max(stack), total - sum(stack)
+    return max(sizes, default=0), total - sum(sizes)
 
 
 _CPU_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

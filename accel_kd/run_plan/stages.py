@@ -197,7 +197,7 @@ class Planner:
         asked = self.teacher_costs(config, rows, for_teacher) if placement is not Placement.CACHED else None
         forward = 0 if asked is None else asked.forward_peak_bytes
         parts = student_memory(
-            costs, strategy, self.machine.num_ranks, training.precision or "no",
+            costs, strategy, self.machine.num_ranks, training.precision or "no", optimizer=training.optimizer,
             beside_forward=forward, beside_backward=logits,
         )  # fmt: skip
         is_forward = asked is not None and parts.beside == forward
@@ -226,7 +226,9 @@ class Planner:
         rows, (length, _) = config.evaluation.micro_batch_size, self.lengths.longest(held_out=True)
         training = config.training
         scored = self.student_costs(training, strategy, rows, length, trains=False)
-        held = student_memory(scored, strategy, self.machine.num_ranks, training.precision or "no")
+        held = student_memory(
+            scored, strategy, self.machine.num_ranks, training.precision or "no", optimizer=training.optimizer
+        )
         return Stage(
             "evaluation", rows, length, weights=held.weights, optimizer=held.optimizer, exchange=held.exchange,
             activations=scored.forward_peak_bytes, teacher_weights=self._teacher_weights(config, placement),

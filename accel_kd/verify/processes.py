@@ -107,7 +107,7 @@ def _become_rank(
         code = 0
     except (UserError, RunFailure) as error:
         print(f"accel-kd: {error}", file=sys.stderr)
-    except BaseException:
+    except BaseException:  # whatever it is: what comes next ends this fork, and nobody else would tell
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -66,7 +66,13 @@ def _cell(row: Row, column: str) -> str:
     if row.differences is None or row.tolerance is None:
         return "-"
     if column == "tolerance":
-        return "same bits" if row.tolerance.bit_equal else f"{row.tolerance.loss:.0e}, {row.tolerance.gradient:.0e}"
+        if row.tolerance.bit_equal:
+            return "same bits"
+        return ", ".join(
+            f"{getattr(row.tolerance, name):.0e}"
+            for name in ("loss", "gradient", "parameters")
+            if getattr(row.differences, name) is not None
+        )
     if column == "metrics":
         return {True: "equal", False: "differ", None: "-"}[row.differences.metrics_equal]
     error = getattr(row.differences, column)

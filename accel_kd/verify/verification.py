@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from accel_kd.verify.ways import (
 logger = logging.getLogger(__name__)
 
 _RECIPE = "recipe.yaml"
+_BATCH_A_RANK = 8
 _EVALUATION_BATCH = 16
 _TEACHER_STEPS = 20
 
@@ -63,7 +65,7 @@ class Settings:
     only: Sequence[str] = ()
     """Parts of names of ways; empty: all of them."""
     keep: bool = False
-    """Keep the runs of ways that passed too."""
+    """Keep the runs of ways that passed too, and where all passed the models and data that they began with."""
     timeout_seconds: float = 900.0
     preload: Sequence[str] = ()
 
@@ -77,9 +79,9 @@ class Report:
     folder: Path
 
     @property
-    def passed(self) -> bool:
-        """Whether no way failed."""
-        return all(row.outcome != "FAIL" for row in self.rows)
+    def failed(self) -> list[str]:
+        """The ways that failed."""
+        return [row.way for row in self.rows if row.outcome == "FAIL"]
 
 
 def verify(config: RunConfig, settings: Settings) -> Report:
@@ -90,6 +92,11 @@ def verify(config: RunConfig, settings: Settings) -> Report:
         RunFailure: the plain way itself fails.
     """
     started = time.monotonic()
+    names = [REFERENCE] if can_be_told(config.objective) else []
+    names += [way.name for way in ways(config, settings.ranks, _BATCH_A_RANK * settings.ranks)]
+    for part in settings.only:
+        if not any(part.lower() in name.lower() for name in names):
+            raise UserError(f"--only: {part!r} is part of no way's name; there are {'; '.join(names)}")
     folder = Path(f"{config.run.directory}-verify")
     if folder.exists() and not (folder / _RECIPE).is_file():
         raise UserError(f"run.directory: {folder}, where verify would write, holds something else; choose another")
@@ -107,10 +114,21 @@ def verify(config: RunConfig, settings: Settings) -> Report:
         "device": torch.cuda.get_device_name() if on_gpu else f"cpu, {threads} threads a rank",
         "environment": describe_environment(), "seconds": time.monotonic() - started,
     }  # fmt: skip
-    text = table(rows)
+    report = Report(rows, table(rows), folder)
     write_atomically(folder / "verification.json", json.dumps(content(rows, facts), indent=2) + "\n")
-    write_atomically(folder / "verification.md", text + "\n")
-    return Report(rows, text, folder)
+    write_atomically(folder / "verification.md", report.text + "\n")
+    if not (report.failed or settings.keep):
+        _leave_records_only(folder)
+    return report
+
+
+def _leave_records_only(folder: Path) -> None:
+    """Models and data go: they are large, and the same command makes them again."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix == ".safetensors":
+            path.unlink()
 
 
 def _set_environment(on_gpu: bool) -> None:
@@ -124,7 +142,7 @@ def _set_environment(on_gpu: bool) -> None:
 class _Verification:
     def __init__(self, config: RunConfig, settings: Settings, folder: Path, starter: Starter) -> None:
         self._config, self._settings, self._folder, self._starter = config, settings, folder, starter
-        self._batch_size = 8 * settings.ranks
+        self._batch_size = _BATCH_A_RANK * settings.ranks
         self._recipe = folder / _RECIPE
 
     def run(self) -> list[Row]:
@@ -191,14 +209,13 @@ class _Verification:
         tuned = self._folder / "teacher"
         recipe["teacher"]["finetune"] |= {"epochs": _TEACHER_STEPS, "max_steps": _TEACHER_STEPS, "batch_size": None}
         self._recipe.write_text(yaml.safe_dump(recipe))
-        self._run(["training.max_steps=1", f"run.directory={tuned}"], "teacher.log")
+        self._call(run_recipe, [str(self._recipe), ["training.max_steps=1", f"run.directory={tuned}"]], "teacher.log")
         recipe["teacher"] |= {"model": str(tuned / "teacher" / "model"), "revision": None, "finetune": None}
 
     def _write_initial(self) -> None:
         _, first_step, _ = baselines(self._batch_size)
         settings = self._overrides(first_step)
-        arguments = [str(self._recipe), settings, str(self._folder)]
-        self._call(write_reference, arguments, "reference.log", must_succeed=True)
+        self._call(write_reference, [str(self._recipe), settings, str(self._folder)], "reference.log")
         self._initial = load_file(self._folder / INITIAL)
 
     def _reference_row(self) -> Row:
@@ -247,19 +264,18 @@ class _Verification:
             raise RunFailure(f"{way.name}: the recipe itself does not run: {failure} (see {log})")
         return failure
 
-    def _run(self, overrides: list[str], log: str) -> None:
-        self._call(run_recipe, [str(self._recipe), overrides], log, must_succeed=True)
-
-    def _call(self, target: Any, arguments: Sequence[Any], log: str, *, must_succeed: bool) -> None:
+    def _call(self, target: Any, arguments: Sequence[Any], log: str) -> None:
+        """Runs what every way needs, in one process."""
         path = self._folder / log
         codes = self._starter.run(target, arguments, path)
-        if codes != [0] and must_succeed:
+        if codes != [0]:
             raise RunFailure(f"{log.removesuffix('.log')}: the recipe itself does not run: {_last_words(path, codes)}")
 
     def _overrides(self, way: Way) -> list[str]:
-        dropout = [] if OWN_OPTIMIZER in (way.name, way.equals) else self._without_dropout()
+        dropout = [] if OWN_OPTIMIZER in (way.name, way.equals) else self._without_dropout
         return [*dropout, *way.settings, f"run.directory={self._directory(way.name)}"]
 
+    @cached_property
     def _without_dropout(self) -> list[str]:
         """Masks are drawn by rank and micro-batch: what is compared across them has none."""
         try:

@@ -69,6 +69,8 @@ def test_a_recipe_passes_every_way_and_leaves_its_figures(tiny_data: Path, tiny_
         if way["way"] not in (REFERENCE, "bf16"):
             assert way["differences"]["loss"] < 1e-5 and way["differences"]["metrics_equal"], way
     assert not (tmp_path / "run").exists(), "the run's own directory is not touched"
+    left = {path.suffix for path in (tmp_path / "run-verify").iterdir()}
+    assert left == {".json", ".md", ".log", ".yaml"}, "models and data are gone"
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -109,6 +111,7 @@ def test_what_cannot_be_verified_gets_a_line(tiny_data: Path, tiny_teacher: Path
     for more, environment, line in (
         (["--steps", "5"], {}, "--steps: 5; give an even number of at least 4"),
         (["--ranks", "0"], {}, "--ranks: 0; give a number from 1 to 64"),
+        (["--only", "fdsp"], {}, "--only: 'fdsp' is part of no way's name; there are float64 ref"),
         ([], {"WORLD_SIZE": "2", "RANK": "0"}, "verify: it starts its ranks itself"),
         ([], {}, "where verify would write, holds something else; choose another"),
     ):

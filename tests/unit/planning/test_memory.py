@@ -31,6 +31,10 @@ def test_one_device_holds_everything_and_few_gradients_at_its_worst() -> None:
     assert parts.total == 72_400
 
 
+def test_plain_descent_remembers_half_of_what_adamw_does() -> None:
+    assert student_memory(_COSTS, Strategy.ONE, 1, optimizer="sgd").optimizer == 4000
+
+
 def test_without_many_activations_the_worst_is_when_all_gradients_are_there() -> None:
     small = replace(_COSTS, saved_bytes=50, moments=(Moment(60, 400), Moment(20, 2000), Moment(0, 4000)))
     assert student_memory(small, Strategy.ONE, 1).gradients == 4000
