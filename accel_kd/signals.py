@@ -105,8 +105,8 @@ class Targets:
     """What a micro-batch counts towards: `labels` `[N]` int64 (`IGNORED_LABEL` where there is none) and `counted`
     `[N]` bool, false for a row that only fills an otherwise empty micro-batch and must not enter any sum.
 
-    `tokens` `[B, L]` bool is true for the tokens that models attend to, those of filling rows left out; None where
-    nothing is trained.
+    `tokens` `[B, L]` bool is true for the tokens that models attend to, those of filling rows left out; None where no
+    part of the loss reads them.
     """
 
     labels: Tensor
@@ -164,6 +164,11 @@ class Batch:
     teacher_inputs: dict[str, Tensor] | None = None
     teacher_rows: Tensor | None = None
 
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens `[B, L]` that count; see `Targets`."""
+        return self.inputs["attention_mask"].bool() & self.targets.counted.unsqueeze(-1)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; copies from pinned memory do not block the host."""
 
@@ -178,11 +183,10 @@ class Batch:
 
     def _each(self, change: TensorMap) -> Batch:
         teacher_inputs = self.teacher_inputs
-        tokens = None if self.targets.tokens is None else change(self.targets.tokens)
         return Batch(
             rows=change(self.rows),
             inputs={name: change(tensor) for name, tensor in self.inputs.items()},
-            targets=Targets(change(self.targets.labels), change(self.targets.counted), tokens),
+            targets=Targets(change(self.targets.labels), change(self.targets.counted)),
             teacher_inputs=None if teacher_inputs is None else {k: change(v) for k, v in teacher_inputs.items()},
             teacher_rows=self.teacher_rows,  # read on the host, where the store is
         )

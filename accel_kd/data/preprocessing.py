@@ -141,12 +141,10 @@ class TokenisedSplit:
     def batch(self, rows: NDArray[np.int64], *, counted: bool = True) -> Batch:
         """The micro-batch of `rows`; with `counted` false it fills a rank's turn and enters no sum."""
         labels = torch.from_numpy(self.labels[rows] if counted else np.full(len(rows), IGNORED_LABEL))
-        inputs = self.student.inputs(rows)
-        tokens = inputs["attention_mask"].bool() if counted else torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         return Batch(
             rows=torch.from_numpy(rows),
-            inputs=inputs,
-            targets=Targets(labels, torch.full((len(rows),), counted), tokens),
+            inputs=self.student.inputs(rows),
+            targets=Targets(labels, torch.full((len(rows),), counted)),
             teacher_inputs=None if self.teacher is None else self.teacher.inputs(rows),
             teacher_rows=None if self.teacher_rows is None else torch.from_numpy(self.teacher_rows[rows]),
         )

@@ -82,7 +82,8 @@ class EagerStep:
         batch = batch.to(self._accelerator.device)
         student = self._student(batch)
         teacher = None if self._teacher is None else self._teacher.signal(batch)
-        terms = self._objective(student, teacher, batch.targets)
+        targets = replace(batch.targets, tokens=batch.tokens) if self._reads_hidden_states else batch.targets
+        terms = self._objective(student, teacher, targets)
         loss = total(terms, batches.global_counts)
         # Gradients are averaged over ranks; the loss is a sum over them. The last factor is 1, or NaN where the loss is
         # not finite: its gradient may be finite all the same, and the ranks hear of each other by gradients alone.

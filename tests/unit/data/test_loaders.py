@@ -65,7 +65,7 @@ def test_each_example_comes_exactly_once_an_epoch_whoever_shares_the_batches(
             assert step.global_counts.positions == len(rows)
             assert step.global_counts.targets == np.count_nonzero(labels != IGNORED_LABEL)
             assert step.global_counts.tokens == split.lengths[alone[number]].sum()
-        assert sum(int(micro_batch.targets.tokens.sum()) for micro_batch in micro_batches) == step.global_counts.tokens
+        assert sum(int(micro_batch.tokens.sum()) for micro_batch in micro_batches) == step.global_counts.tokens
         for micro_batch in micro_batches:
             counted = micro_batch.targets.counted
             assert counted.all() or (len(counted) == 1 and not counted.any()), "a filler stands alone"
