@@ -7,84 +7,28 @@ newest checkpoint, or a fresh model -> prepare -> loop (evaluate, keep, save) ->
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from accel_kd.checkpoints.reader import Checkpoint
-from accel_kd.data.loaders import TrainingLoader
 from accel_kd.distributed.collectives import on_main_rank
-from accel_kd.distributed.seeding import seed_everywhere, seed_rank
-from accel_kd.engines import start_engine
 from accel_kd.errors import StopRequested, UserError
-from accel_kd.evaluation import Evaluator, Scores
+from accel_kd.evaluation import Scores
 from accel_kd.export.model_folder import read_weights, write_model
 from accel_kd.export.predictions import write_predictions
-from accel_kd.metrics.meters import StepMeter
-from accel_kd.models.projected_student import ProjectedStudent, exported_weights, trained_weights, without_projections
-from accel_kd.objectives import WeightedSum
+from accel_kd.model_training import ModelRun, Training
+from accel_kd.models.projected_student import exported_weights, trained_weights, without_projections
 from accel_kd.run_directory import RunDirectory
 from accel_kd.signals import IGNORED_LABEL
-from accel_kd.tasks.base import Task
-from accel_kd.teachers.base import TeacherSource
-from accel_kd.tracking import RunRecord, RunStatus, Tracker
-from accel_kd.training.checkpointing import Trained, TrainingCheckpoints
-from accel_kd.training.health import NonFiniteSteps, explained_lack_of_memory
-from accel_kd.training.loop import Loop, LoopSettings, LoopState, Surroundings
-from accel_kd.training.optimizer import OptimizerName, learning_rate_schedule, make_optimizer
+from accel_kd.tracking import RunStatus
+from accel_kd.training.health import explained_lack_of_memory
+from accel_kd.training.loop import Loop, Surroundings
 from accel_kd.training.progress import progress_for
-from accel_kd.training.resuming import CheckpointSettings, newest_checkpoint
-from accel_kd.training.step import EagerStep
+from accel_kd.training.resuming import newest_checkpoint
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The optimizer, its learning rate over the run, and clipping."""
-
-    name: OptimizerName
-    learning_rate: float
-    weight_decay: float
-    schedule: str
-    warmup_fraction: float
-    max_grad_norm: float | None
-
-
-@dataclass(frozen=True)
-class ModelRun:
-    """All that one training needs, as plain values and objects."""
-
-    title: str
-    directory: RunDirectory
-    make_model: Callable[[], PreTrainedModel | ProjectedStudent]
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
-    objective: WeightedSum
-    teacher: TeacherSource | None
-    loader: TrainingLoader
-    validation: Evaluator
-    test: Evaluator | None
-    loop: LoopSettings
-    optimizer: OptimizerSettings
-    checkpoints: CheckpointSettings
-    keep_when_finished: bool
-    max_nonfinite_steps: int
-    keep: str
-    seed: int
-    record: RunRecord
-    tracker: Tracker
-    bar: bool | None
-    facts: Mapping[str, Any]
-    """Further entries of the summary: the teacher's scores, say."""
-    check_stop: Callable[[], None]
-    """Called by all ranks between two steps; raises where the run is to stop."""
-    reached: Callable[[int], None]
-    """Called on rank 0 with the step of each checkpoint that is safe."""
 
 
 def is_done(directory: RunDirectory, total_steps: int) -> bool:
@@ -119,7 +63,7 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     try:
         own = run.loader.batch_size // run.loader.accumulation // accelerator.num_processes
         with explained_lack_of_memory(own, run.validation.batch_size):
-            training = _Training(accelerator, run, checkpoint)
+            training = Training(accelerator, run, checkpoint)
             summary = _train_and_test(accelerator, run, training)
         status = RunStatus.FINISHED
     except StopRequested:
@@ -134,48 +78,7 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     return summary
 
 
-class _Training:
-    """A model with all that trains it, fresh or as a checkpoint has it."""
-
-    def __init__(self, accelerator: Accelerator, run: ModelRun, checkpoint: Checkpoint | None) -> None:
-        seed_everywhere(run.seed)
-        self.model = run.make_model()
-        self.num_parameters = self.model.num_parameters()
-        rates = run.optimizer
-        optimizer = make_optimizer(
-            rates.name,
-            self.model,
-            rates.learning_rate,
-            rates.weight_decay,
-            scaled_loss=accelerator.mixed_precision == "fp16",
-        )
-        schedule = learning_rate_schedule(optimizer, rates.schedule, run.loop.total_steps, rates.warmup_fraction)
-        self.engine = start_engine(accelerator, self.model, optimizer, rates.max_grad_norm)
-        seed_rank(run.seed, accelerator.process_index)
-        self.step = EagerStep(accelerator, self.engine, schedule, run.task, run.objective, run.teacher)
-        self.meter = StepMeter(accelerator)
-        loss_scale = None if self.engine.loss_scale is None else lambda: float(self.engine.loss_scale or 1.0)
-        self.non_finite = NonFiniteSteps(run.max_nonfinite_steps, run.loader.ids_of_step, loss_scale)
-        trained = Trained(self.engine, schedule, run.teacher, self.meter, self.non_finite)
-        self.checkpoints = TrainingCheckpoints(accelerator, run.checkpoints, trained, run.reached)
-        self.state = LoopState()
-        if checkpoint is not None:
-            if accelerator.num_processes > 2:
-                self.step.rehearse(next(run.loader.epoch(0)))
-            self.state = self.checkpoints.restore(checkpoint)
-            is_longer = checkpoint.state["total_steps"] < run.loop.total_steps
-            if is_longer and (rates.schedule != "constant" or rates.warmup_fraction) and accelerator.is_main_process:
-                logger.warning(
-                    "training.epochs: the learning rate follows the longer run from here on; what comes is neither the "
-                    "shorter run nor the longer one from its start (those differ in training.schedule and warm-up)"
-                )
-            logger.info(
-                "%s: goes on after step %d of %d, from %s",
-                run.title, self.state.steps, run.loop.total_steps, checkpoint.path,
-            )  # fmt: skip
-
-
-def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training) -> dict[str, Any]:
+def _train_and_test(accelerator: Accelerator, run: ModelRun, training: Training) -> dict[str, Any]:
     if run.teacher is not None:
         missing = run.objective.needs.missing_from(run.teacher.provides)
         assert not missing, f"the objective needs {missing}, which the teacher does not provide"
@@ -195,7 +98,7 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: _Training
     return summary | {"accuracy_by_label": by_label}
 
 
-def _export(accelerator: Accelerator, run: ModelRun, training: _Training) -> None:
+def _export(accelerator: Accelerator, run: ModelRun, training: Training) -> None:
     """The model as it is goes into the run's directory, and is read back from there."""
     exported = without_projections(training.model)
     gathered = [exported_weights(training.model, training.engine.weights())]
@@ -205,7 +108,7 @@ def _export(accelerator: Accelerator, run: ModelRun, training: _Training) -> Non
     training.engine.load_weights(trained_weights(training.model, read), others_stay=True)
 
 
-def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores | None:
+def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores | None:
     """The loop, and the validation scores of the student that is kept; None where this attempt did not score it."""
     progress = progress_for(
         run.title,
@@ -255,7 +158,7 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: _Training) -> Scores
 
 
 def _summary(
-    accelerator: Accelerator, run: ModelRun, training: _Training, scores: Scores, test: Scores | None
+    accelerator: Accelerator, run: ModelRun, training: Training, scores: Scores, test: Scores | None
 ) -> dict[str, Any]:
     state, meter = training.state, training.meter
     kept_step = state.best[0].step if run.keep == "best" else state.steps
@@ -283,6 +186,7 @@ def _summary(
             **({} if run.test is None else {"test": run.test.num_examples}),
         },
         "world_size": accelerator.num_processes,
+        "step_mode": training.step_mode,
         "precision": accelerator.mixed_precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }

@@ -149,6 +149,30 @@ class GlobalCounts:
 
 
 @dataclass(frozen=True)
+class DeviceCounts:
+    """`GlobalCounts` as float32 scalars on a device: what is recorded once divides by whatever they hold later."""
+
+    targets: Tensor
+    positions: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device) -> DeviceCounts:
+        """Ones."""
+        return cls(*(torch.ones((), device=device) for _ in Unit))
+
+    def fill(self, counts: GlobalCounts) -> None:
+        """Takes the numbers of `counts`; the host does not wait."""
+        for unit in Unit:
+            if not (unit is Unit.TOKENS and counts.tokens is None):
+                self.of(unit).fill_(counts.of(unit))
+
+    def of(self, unit: Unit) -> Tensor:
+        """The divisor of a term that counts `unit`."""
+        return {Unit.TARGETS: self.targets, Unit.POSITIONS: self.positions, Unit.TOKENS: self.tokens}[unit]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch on one device.
 

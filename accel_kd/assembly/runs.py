@@ -13,7 +13,7 @@ from accel_kd.assembly.data import HeldOut
 from accel_kd.assembly.session import Session
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.data.loaders import TrainingLoader
-from accel_kd.model_run import ModelRun, OptimizerSettings
+from accel_kd.model_training import ModelRun, OptimizerSettings
 from accel_kd.models.projected_student import ProjectedStudent
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
@@ -94,6 +94,7 @@ def model_run(
         keep_when_finished=config.checkpoint.when_finished == "keep" and job_type != "teacher",
         max_nonfinite_steps=training.max_nonfinite_steps,
         keep=config.evaluation.keep,
+        step_mode=training.step_mode,
         seed=training.seed,
         record=run_record(session, job_type),
         tracker=tracker_of(session, directory),

@@ -113,7 +113,8 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k not in not_of_it}
     if "store" in kept["teacher"]:
         kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
-    not_of_it = {"max_nonfinite_steps", "num_workers"}
+    # All ways of taking a step are one step.
+    not_of_it = {"max_nonfinite_steps", "num_workers", "step_mode"}
     kept["training"] = {k: v for k, v in settings["training"].items() if k not in not_of_it}
     return kept
 

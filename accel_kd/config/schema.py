@@ -88,8 +88,10 @@ class TrainingConfig(Section):
     """Gradients are scaled down to this norm; null: never."""
     precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_spell_out_no)] = None
     """Mixed precision; default as `accelerate launch` was told, and `no` without it."""
-    step_mode: Literal["eager"] = "eager"
-    """How an optimizer step is executed."""
+    step_mode: Literal["auto", "eager", "compiled", "graphed"] = "auto"
+    """How an optimizer step is executed: `eager`: operation by operation; `compiled`: the student through
+    `torch.compile`; `graphed`: recorded as a CUDA graph for each shape of batch and replayed, for one GPU, AdamW and
+    fp32 or bf16; `auto`: graphed where that is possible and the model small enough to gain by it, else eager."""
     group_by_length: bool = True
     """Put texts of like length into one batch; the order depends on seed and epoch only."""
     seed: Seed = 42

@@ -16,7 +16,7 @@ from accel_kd.objectives.base import Objective
 from accel_kd.objectives.counted_rows import refuse_different_classes
 from accel_kd.objectives.hard_label import HardLabel
 from accel_kd.objectives.wrong_teacher import NEEDS, OnWrongTeacher, with_corrected_answers, without_wrong_positions
-from accel_kd.signals import GlobalCounts, LossTerm, Signal, SignalNeeds, Targets, TeacherSignal
+from accel_kd.signals import DeviceCounts, GlobalCounts, LossTerm, Signal, SignalNeeds, Targets, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def mixture(
     return WeightedSum([(alpha, HardLabel(label_smoothing)), (1 - alpha, divergence)], on_wrong_teacher)
 
 
-def total(terms: Sequence[LossTerm], counts: GlobalCounts) -> Tensor:
+def total(terms: Sequence[LossTerm], counts: GlobalCounts | DeviceCounts) -> Tensor:
     """The loss (scalar): the sum over the terms of `weight * sum / count`, with the global count of the term's unit.
 
     Over all micro-batches of all ranks these losses add up to the loss of the whole batch.

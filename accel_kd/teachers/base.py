@@ -15,6 +15,11 @@ class TeacherSource(Protocol):
         """What it can give."""
         ...
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether `signal` is a matter of the device alone, so that a recording of it can be replayed."""
+        ...
+
     def start_epoch(self, epoch: int) -> None:
         """Told of every epoch, from 0, before its first batch and on all ranks together."""
         ...
@@ -39,6 +44,8 @@ class TeacherSource(Protocol):
 
 class WithoutMemory:
     """For sources whose signal depends on its batch alone: epochs and checkpoints are nothing to them."""
+
+    is_recordable = False
 
     def start_epoch(self, epoch: int) -> None:
         """Nothing to do."""

@@ -47,6 +47,7 @@ class StreamingTeacher(WithoutMemory):
         self.model = place(model, placement, device, world_size)
         self.needs_all_ranks = placement == "sharded" and world_size > 1
         """Whether each call of `signal` waits for one on every other rank."""
+        self.is_recordable = placement == "replicated"
         self._task = task
         self._device = device
         self._columns = None if columns is None else torch.tensor(list(columns), device=device)

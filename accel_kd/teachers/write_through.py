@@ -24,6 +24,8 @@ class WriteThroughTeacher:
     The first time a row is seen its logits are the teacher's own, later the stored ones, as they were encoded.
     """
 
+    is_recordable = False
+
     def __init__(
         self,
         streaming: StreamingTeacher,

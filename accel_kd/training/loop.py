@@ -14,7 +14,7 @@ from accel_kd.errors import StopRequested
 from accel_kd.metrics.meters import StepMeter, StepRecord
 from accel_kd.signals import StepBatches
 from accel_kd.training.health import NonFiniteSteps
-from accel_kd.training.step import EagerStep
+from accel_kd.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Loop:
 
     def __init__(
         self,
-        step: EagerStep,
+        step: Step,
         loader: TrainingLoader,
         settings: LoopSettings,
         state: LoopState,

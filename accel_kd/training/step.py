@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -10,9 +12,30 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from accel_kd.engines import Engine
 from accel_kd.objectives import WeightedSum, total
-from accel_kd.signals import Batch, Signal, StepBatches
+from accel_kd.signals import Batch, DeviceCounts, GlobalCounts, Signal, StepBatches, TeacherSignal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
+
+Outcome = tuple[dict[str, Tensor], Tensor]
+"""This rank's share of the loss and of each of its terms (scalars), whose sums over the ranks are the batch's, and the
+norm of the whole gradient before clipping. All are on the device."""
+
+
+class Step(Protocol):
+    """A way of taking an optimizer step; all ways are one step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next step uses."""
+        ...
+
+    def __call__(self, batches: StepBatches) -> Outcome:
+        """Takes the step; where its gradient is not finite, weights and optimizer stay as they were."""
+        ...
+
+    def rehearse(self, batches: StepBatches) -> None:
+        """What a run that goes on in the middle does first; see `Engine.rehearse`."""
+        ...
 
 
 class EagerStep:
@@ -45,26 +68,41 @@ class EagerStep:
         """The rate that the next step uses."""
         return float(self._schedule.get_last_lr()[0])
 
-    def __call__(self, batches: StepBatches) -> tuple[dict[str, Tensor], Tensor]:
-        """Takes the step; where its gradient is not finite, weights and optimizer stay as they were.
+    @property
+    def called_model(self) -> Callable[..., Any]:
+        """What is called with a training batch."""
+        return self._engine.model
 
-        Returns:
-            This rank's share of the loss and of each of its terms, whose sums over the ranks are the batch's, and the
-            norm of the whole gradient before clipping. All stay on the device.
+    def __call__(self, batches: StepBatches) -> Outcome:
+        """See `Step`."""
+        outcome = self.compute(batches.micro_batches, batches.global_counts)
+        if not self._engine.step_was_skipped:
+            self._schedule.step()
+        return outcome
+
+    def compute(
+        self,
+        micro_batches: Sequence[Batch],
+        counts: GlobalCounts | DeviceCounts,
+        signals: Sequence[TeacherSignal] | None = None,
+    ) -> Outcome:
+        """All of a step but the schedule; in fp32 and bf16 with AdamW the host waits for nothing in it.
+
+        Args:
+            micro_batches: this rank's.
+            counts: over all ranks.
+            signals: the teacher's for each of them, on the device; None: it is asked.
         """
         self._engine.model.train()
         losses: dict[str, Tensor] = {}
-        last = len(batches.micro_batches) - 1
-        for number, micro_batch in enumerate(batches.micro_batches):
+        last = len(micro_batches) - 1
+        for number, micro_batch in enumerate(micro_batches):
             with self._engine.accumulating(is_last=number == last):
-                self._accumulate(micro_batch, batches, losses)
-        gradient_norm = self._engine.update()
-        if not self._engine.step_was_skipped:
-            self._schedule.step()
-        return losses, gradient_norm
+                self._accumulate(micro_batch, counts, None if signals is None else signals[number], losses)
+        return losses, self._engine.update()
 
     def rehearse(self, batches: StepBatches) -> None:
-        """What a run that goes on in the middle does first; see `Engine.rehearse`."""
+        """See `Step`."""
         batch = batches.micro_batches[0].to(self._accelerator.device)
         self._engine.model.train()
         self._engine.rehearse(lambda: self._every_output(batch))
@@ -74,21 +112,28 @@ class EagerStep:
         return student.logits.sum() + sum(states.sum() for states in (student.hidden_states or {}).values())
 
     def _student(self, batch: Batch) -> Signal:
-        output = self._engine.model(**batch.inputs)
+        output = self.called_model(**batch.inputs)
         signal = self._task.score(batch, output)
         return replace(signal, hidden_states=output.hidden_states) if self._reads_hidden_states else signal
 
-    def _accumulate(self, batch: Batch, batches: StepBatches, losses: dict[str, Tensor]) -> None:
+    def _accumulate(
+        self,
+        batch: Batch,
+        counts: GlobalCounts | DeviceCounts,
+        teacher: TeacherSignal | None,
+        losses: dict[str, Tensor],
+    ) -> None:
         batch = batch.to(self._accelerator.device)
         student = self._student(batch)
-        teacher = None if self._teacher is None else self._teacher.signal(batch)
+        if teacher is None and self._teacher is not None:
+            teacher = self._teacher.signal(batch)
         targets = replace(batch.targets, tokens=batch.tokens) if self._reads_hidden_states else batch.targets
         terms = self._objective(student, teacher, targets)
-        loss = total(terms, batches.global_counts)
+        loss = total(terms, counts)
         # Gradients are averaged over ranks; the loss is a sum over them. The last factor is 1, or NaN where the loss is
         # not finite: its gradient may be finite all the same, and the ranks hear of each other by gradients alone.
         self._engine.backward(loss * (self._accelerator.num_processes * (1.0 + 0.0 * loss.detach())))
         for term in terms:
-            share = term.sum.detach() / batches.global_counts.of(term.unit)
+            share = term.sum.detach() / counts.of(term.unit)
             losses[f"loss_{term.name}"] = losses.get(f"loss_{term.name}", 0.0) + share
         losses["loss"] = losses.get("loss", 0.0) + loss.detach()
