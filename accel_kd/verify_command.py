@@ -31,8 +31,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def _verify(parsed: argparse.Namespace) -> tuple[str, int]:
     """Runs a recipe for a few steps the plain way (one process, fp32, streaming), then each other way that this machine
-    allows (accumulation, ranks, stores, killed and resumed, FSDP2, DeepSpeed, bf16), and compares losses, gradients,
-    parameters and metrics. Exit code 1 if one differs by more than it may."""
+    allows (accumulation, ranks, stores, killed and resumed, compiled, graphed, FSDP2, DeepSpeed, bf16), and compares
+    losses, gradients, parameters and metrics. Exit code 1 if one differs by more than it may."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("verify: it starts its ranks itself; call it without accelerate launch or torchrun")
     if not 1 <= parsed.ranks <= _MOST_RANKS:

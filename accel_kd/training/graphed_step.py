@@ -156,7 +156,10 @@ class GraphedStep(EagerStep):
     def _recorded(self, work: Callable[[], None]) -> Callable[[], None] | None:
         try:
             with self._rate_on_device(capturable=True):
-                return self._recorder.record(work)
+                replay = self._recorder.record(work)
+            if not self.num_recorded:
+                logger.info("step mode graphed: recorded the step of a first shape")
+            return replay
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             if self._is_asked_for:

@@ -115,6 +115,13 @@ def _become_rank(
         os._exit(code)  # nothing of the process that it was forked from is to be tidied up
 
 
+def last_words(log: Path, codes: Sequence[int]) -> str:
+    """What ranks that ended with `codes` had to say, in a line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if "accel-kd:" in line] or lines
+    return f"exit codes {', '.join(map(str, codes))}: {said[-1][:300] if said else 'it said nothing'}"
+
+
 def run_recipe(recipe: str, overrides: Sequence[str]) -> None:
     """`accel-kd distill` on this rank."""
     from accel_kd.config import load_recipe

@@ -31,7 +31,7 @@ from accel_kd.models.loading import load_config
 from accel_kd.models.student import with_dropout
 from accel_kd.run_directory import write_atomically
 from accel_kd.tracking import describe_environment
-from accel_kd.verify.processes import Starter, run_recipe
+from accel_kd.verify.processes import Starter, last_words, run_recipe
 from accel_kd.verify.records import compare_bits, compare_gradients, compare_runs
 from accel_kd.verify.reference import GRADIENT, INITIAL, LOSS, can_be_told, write_reference
 from accel_kd.verify.report import Row, content, judge, table
@@ -93,7 +93,9 @@ def verify(config: RunConfig, settings: Settings) -> Report:
     """
     started = time.monotonic()
     names = [REFERENCE] if can_be_told(config.objective) else []
-    names += [way.name for way in ways(config, settings.ranks, _BATCH_A_RANK * settings.ranks)]
+    on_gpu = torch.cuda.device_count() >= settings.ranks
+    every = ways(config, settings.ranks, _BATCH_A_RANK * settings.ranks, on_gpu=on_gpu)
+    names += [way.name for way in every]
     for part in settings.only:
         if not any(part.lower() in name.lower() for name in names):
             raise UserError(f"--only: {part!r} is part of no way's name; there are {'; '.join(names)}")
@@ -103,11 +105,10 @@ def verify(config: RunConfig, settings: Settings) -> Report:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / _RECIPE).touch()
-    on_gpu = torch.cuda.device_count() >= settings.ranks
     _set_environment(on_gpu)
     threads = max(1, (os.cpu_count() or 1) // settings.ranks)
     starter = Starter(threads, settings.timeout_seconds, settings.preload)
-    work = _Verification(config, settings, folder, starter)
+    work = _Verification(config, settings, folder, starter, every)
     rows = work.run()
     facts: dict[str, Any] = {
         "recipe": config.model_dump(mode="json"), "ranks": settings.ranks, "steps": settings.steps,
@@ -140,17 +141,18 @@ def _set_environment(on_gpu: bool) -> None:
 
 
 class _Verification:
-    def __init__(self, config: RunConfig, settings: Settings, folder: Path, starter: Starter) -> None:
+    def __init__(
+        self, config: RunConfig, settings: Settings, folder: Path, starter: Starter, every: Sequence[Way | NotRun]
+    ) -> None:
         self._config, self._settings, self._folder, self._starter = config, settings, folder, starter
+        self._every = every
         self._batch_size = _BATCH_A_RANK * settings.ranks
         self._recipe = folder / _RECIPE
 
     def run(self) -> list[Row]:
         """All rows; the plain run first, since everything is compared with it."""
         self._write_recipe()
-        chosen = [
-            way for way in ways(self._config, self._settings.ranks, self._batch_size) if self._is_wanted(way.name)
-        ]
+        chosen = [way for way in self._every if self._is_wanted(way.name)]
         needed = {way.equals for way in chosen if isinstance(way, Way)} | {PLAIN}
         with_reference = self._is_wanted(REFERENCE) and can_be_told(self._config.objective)
         if with_reference:
@@ -190,6 +192,7 @@ class _Verification:
         recipe["training"] |= {
             "epochs": steps, "max_steps": steps, "batch_size": self._batch_size, "micro_batch_size": None,
             "precision": "no", "early_stopping_patience": None, "num_workers": 0, "max_nonfinite_steps": 0,
+            "step_mode": "eager",
         }  # fmt: skip
         recipe["evaluation"] |= {
             "every_steps": steps, "micro_batch_size": evaluated_at_once, "metric": "accuracy", "keep": "last",
@@ -255,11 +258,11 @@ class _Verification:
             if codes == [0] * way.ranks:
                 return "it had ended before it could be killed; give it more --steps"
             if set(codes) != {-signal.SIGKILL} or not middle.is_dir():
-                return _last_words(log, codes)
+                return last_words(log, codes)
         codes = self._starter.run(run_recipe, arguments, log, ranks=way.ranks, launched=way.launched)
-        failure = None if codes == [0] * way.ranks else _last_words(log, codes)
-        if failure is None and way.is_killed and "goes on after step" not in log.read_text(errors="replace"):
-            failure = "it began anew instead of going on from its checkpoint"
+        failure = None if codes == [0] * way.ranks else last_words(log, codes)
+        if failure is None and way.says not in log.read_text(errors="replace"):
+            failure = f"it was not run that way: its log does not say {way.says!r}"
         if failure is not None and must_succeed:
             raise RunFailure(f"{way.name}: the recipe itself does not run: {failure} (see {log})")
         return failure
@@ -269,7 +272,7 @@ class _Verification:
         path = self._folder / log
         codes = self._starter.run(target, arguments, path)
         if codes != [0]:
-            raise RunFailure(f"{log.removesuffix('.log')}: the recipe itself does not run: {_last_words(path, codes)}")
+            raise RunFailure(f"{log.removesuffix('.log')}: the recipe itself does not run: {last_words(path, codes)}")
 
     def _overrides(self, way: Way) -> list[str]:
         dropout = [] if OWN_OPTIMIZER in (way.name, way.equals) else self._without_dropout
@@ -289,9 +292,3 @@ class _Verification:
 
     def _log(self, name: str) -> Path:
         return self._directory(name).with_suffix(".log")
-
-
-def _last_words(log: Path, codes: list[int]) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if "accel-kd:" in line] or lines
-    return f"exit codes {', '.join(map(str, codes))}: {said[-1][:300] if said else 'it said nothing'}"

@@ -42,6 +42,8 @@ class Way:
     """The run that it must equal."""
     is_killed: bool = False
     """Whether it is killed half way and started again."""
+    says: str = ""
+    """What its log says if it was run that way, and not as the plain one after all."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ _ORDER = Tolerance(1e-5, 1e-4, 1e-4, "fp32, sums in another order")
 _PADDING = Tolerance(1e-5, 1e-4, 1e-4, "fp32, the teacher's rows padded otherwise")
 REFERENCE_TOLERANCE = Tolerance(1e-5, 1e-4, 0.0, "fp32 against float64, one text at a time", metrics_equal=False)
 _BITS = Tolerance(0.0, 0.0, 0.0, "the same operations in the same order", bit_equal=True)
+_COMPILED = Tolerance(1e-5, 1e-4, 1e-4, "fp32, operations fused")
+_GRAPHED = Tolerance(
+    1e-4, 1e-3, 5e-2, "fp32, scalars read from the device; of a gradient that is rounding Adam makes whole steps"
+)
 _BF16 = Tolerance(5e-2, 2e-1, 2e-1, "8 bits of a number are left in bf16", metrics_equal=False)
 
 _SGD = ("training.optimizer=sgd", "training.learning_rate=0.05", "training.warmup_fraction=0")
@@ -74,13 +80,14 @@ def baselines(first_batch: int) -> list[Way]:
     ]
 
 
-def ways(config: RunConfig, ranks: int, batch_size: int) -> list[Way | NotRun]:
+def ways(config: RunConfig, ranks: int, batch_size: int, *, on_gpu: bool) -> list[Way | NotRun]:
     """Every other way, in the order in which they are told.
 
     Args:
         config: the recipe.
         ranks: how many a way with several has.
         batch_size: that of the verification; 4 * `ranks` divides it.
+        on_gpu: whether the ranks have one each.
     """
     whole = f"training.micro_batch_size={batch_size}"
     each = f"training.micro_batch_size={batch_size // ranks}"
@@ -102,14 +109,35 @@ def ways(config: RunConfig, ranks: int, batch_size: int) -> list[Way | NotRun]:
     found += _with_stores(config, whole)
     found += _with_placements(config, ranks, whole, each)
     found.append(
-        Way("killed and resumed", _BITS, (whole, "checkpoint.every_steps=1"), equals=OWN_OPTIMIZER, is_killed=True)
+        Way(
+            "killed and resumed",
+            _BITS,
+            (whole, "checkpoint.every_steps=1"),
+            equals=OWN_OPTIMIZER,
+            is_killed=True,
+            says="goes on after step",
+        )
     )
+    found += _with_step_modes(config, whole, on_gpu)
     on = f"{ranks} rank{'s' if ranks > 1 else ''}"
     found.append(Way(f"FSDP2, {on}", _ORDER, (*_SGD, each), ranks, _FSDP2))
     for stage in (1, 2, 3):
         launched = _ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
         found.append(Way(f"ZeRO-{stage}, {on}", _ORDER, (*_SGD, each), ranks, launched))
     found.append(Way("bf16", _BF16, (*_SGD, whole, "training.precision=bf16")))
+    return found
+
+
+def _with_step_modes(config: RunConfig, whole: str, on_gpu: bool) -> list[Way | NotRun]:
+    compiled = (*_SGD, whole, "training.step_mode=compiled")
+    found: list[Way | NotRun] = [Way("compiled step", _COMPILED, compiled, says="step mode compiled")]
+    graphed, settings = "graphed step", (whole, "training.step_mode=graphed")
+    if not on_gpu:
+        found.append(NotRun(graphed, "graphs are CUDA's, and there is no GPU"))
+    elif config.training.optimizer != "adamw":
+        found.append(NotRun(graphed, f"training.optimizer {config.training.optimizer} is not recorded"))
+    else:
+        found.append(Way(graphed, _GRAPHED, settings, equals=OWN_OPTIMIZER, says="step mode graphed: recorded"))
     return found
 
 

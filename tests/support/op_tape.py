@@ -1,5 +1,5 @@
-"""What a CUDA graph does, on a CPU: the operations of a piece of work recorded with the very tensors that they read and
-wrote, and done again on these.
+"""What a CUDA graph does, on a CPU: the operations of a piece of work recorded with the very tensors that they read
+and wrote, and done again on these.
 
 Whatever the work reads of the host while it is recorded (a learning rate, a number of rows, a branch taken) is fixed in
 the recording, and an operation that hands a value to the host is refused, as a stream that is being captured refuses it.
@@ -81,7 +81,7 @@ class OpTape:
 def _looks_captured() -> Iterator[None]:
     """Transformers asks torch, and leaves out of a captured stream what would hand a value to the host."""
     with (
-        mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: True),
-        mock.patch.object(torch.cuda, "is_available", lambda: True),
+        mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=True),
+        mock.patch.object(torch.cuda, "is_available", return_value=True),
     ):
         yield

@@ -215,6 +215,20 @@ def clipping_lost_under_deepspeed() -> None:
     ZeroEngine.__init__ = start  # type: ignore[method-assign]
 
 
+def compiled_student_keeps_its_first_weights() -> None:
+    """What was compiled holds copies of the weights, and no update reaches them."""
+    import copy
+
+    from accel_kd.training.compiled_step import CompiledStep
+    from accel_kd.training.step import EagerStep
+
+    def start(self: Any, *parts: Any) -> None:
+        EagerStep.__init__(self, *parts)
+        self._compiled = copy.deepcopy(self._engine.model)
+
+    CompiledStep.__init__ = start  # type: ignore[method-assign]
+
+
 DEFECTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -232,6 +246,7 @@ DEFECTS: dict[str, Callable[[], None]] = {
         clipping_lost_under_deepspeed,
         checkpoint_ignored,
         logits_rounded_where_the_teacher_is_offloaded,
+        compiled_student_keeps_its_first_weights,
     )
 }
 

@@ -19,7 +19,9 @@ from accel_kd.training.step import EagerStep
 from tests.unit.training.test_graphed_step import TASK, assert_same, batches_of, make_student, parts
 
 
-def outcomes(tiny_teacher: Path, make: type[EagerStep], **options: Any) -> tuple[list[dict[str, float]], dict[str, Any]]:
+def outcomes(
+    tiny_teacher: Path, make: type[EagerStep], **options: Any
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
     accelerator = Accelerator(cpu=True)
     teacher = load_classifier(Checkpoint(str(tiny_teacher), "teacher.model"))
     student = make_student(teacher)

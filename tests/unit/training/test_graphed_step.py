@@ -1,5 +1,5 @@
-"""A step that is recorded and replayed is the step that is taken operation by operation, texts, counts and rates of later
-steps included."""
+"""A step that is recorded and replayed is the step that is taken operation by operation, whatever texts, counts and
+rates the later steps have."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make_student(teacher: PreTrainedModel, dropout: float = 0.0) -> PreTrainedMo
 
 
 def batches_of(model: PreTrainedModel, *, accumulation: int = 1, unlabelled: int = 5) -> list[StepBatches]:
-    """Two epochs of 41 texts, 8 at once: the last batch of each has one, the lengths repeat, not every text has a label."""
+    """Two epochs of 41 texts, 8 at once: the last batch of each has one, lengths repeat, some texts have no label."""
     some = rows(41, seed=3)
     labels = np.array([LABELS.index(row["label"]) for row in some])
     labels[:unlabelled] = IGNORED_LABEL
