@@ -143,7 +143,7 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores 
             training.checkpoints.save(training.state)
 
     start_epoch = run.teacher.start_epoch if run.teacher is not None else lambda epoch: None
-    around = Surroundings(evaluate, log, keep, save, run.check_stop, start_epoch, progress)
+    around = Surroundings(evaluate, log, keep, save, run.check_stop, start_epoch, progress, run.phases)
     loop = Loop(training.step, run.loader, run.loop, training.state, training.meter, training.non_finite, around)
     try:
         loop.run()
@@ -152,8 +152,9 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores 
         raise
     finally:
         progress.close()
-    with training.checkpoints.waiting():
+    with training.checkpoints.waiting(), run.phases("checkpoint"):
         training.checkpoints.wait()
+    run.phases.finish()
     return kept.get(training.state.best[0].step if run.keep == "best" else training.state.steps)
 
 

@@ -27,6 +27,7 @@ from accel_kd.training.checkpointing import Trained, TrainingCheckpoints
 from accel_kd.training.health import NonFiniteSteps
 from accel_kd.training.loop import LoopSettings, LoopState
 from accel_kd.training.optimizer import OptimizerName, learning_rate_schedule, make_optimizer
+from accel_kd.training.phases import Phases
 from accel_kd.training.resuming import CheckpointSettings
 from accel_kd.training.step_modes import Launch, StepMode, StepModeSetting, choose_step_mode, make_step, training_flops
 
@@ -74,6 +75,8 @@ class ModelRun:
     """Further entries of the summary: the teacher's scores, say."""
     check_stop: Callable[[], None]
     """Called by all ranks between two steps; raises where the run is to stop."""
+    phases: Phases
+    """Told which part of the training is going on."""
     reached: Callable[[int], None]
     """Called on rank 0 with the step of each checkpoint that is safe."""
 
@@ -99,7 +102,7 @@ class Training:
         self.step_mode, reason = _step_mode(accelerator, run, self.model)
         logger.info("%s: step mode %s: %s", run.title, self.step_mode, reason)
         self.step = make_step(
-            self.step_mode, accelerator, self.engine, schedule, run.task, run.objective, run.teacher,
+            self.step_mode, accelerator, self.engine, schedule, run.task, run.objective, run.teacher, run.phases,
             optimizer=optimizer, is_asked_for=run.step_mode != "auto",
         )  # fmt: skip
         self.meter = StepMeter(accelerator)

@@ -64,6 +64,11 @@ class RunDirectory:
         return self.path / "predictions"
 
     @property
+    def profile(self) -> Path:
+        """Where the time of the training went, if that was asked for."""
+        return self.path / "profile"
+
+    @property
     def checkpoints(self) -> Path:
         """What an unfinished training goes on from."""
         return self.path / "checkpoints"

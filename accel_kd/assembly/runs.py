@@ -28,6 +28,7 @@ from accel_kd.tracking import (
     WandbTracker,
 )
 from accel_kd.training.loop import LoopSettings
+from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
 
 
@@ -101,8 +102,16 @@ def model_run(
         bar=config.run.progress,
         facts=facts,
         check_stop=session.attempt.stop.check,
+        phases=_phases(session, directory),
         reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
     )
+
+
+def _phases(session: Session, directory: RunDirectory) -> Phases:
+    """Rank 0 is measured for all."""
+    if session.config.perf.profile and session.accelerator.is_main_process:
+        return MeasuredPhases(directory.profile, session.accelerator.device)
+    return Phases()
 
 
 def _optimizer(training: TrainingConfig) -> OptimizerSettings:

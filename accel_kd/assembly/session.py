@@ -105,7 +105,7 @@ def _settings_of(text: str) -> dict[str, Any]:
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
-    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint"}}
+    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf"}}
     not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
     # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.

@@ -169,6 +169,12 @@ class RunSection(Section):
     """Use deterministic algorithms only, and fail where there is none."""
 
 
+class PerfConfig(Section):
+    profile: bool = False
+    """Measure where the time goes: `profile/` in the run directory gets a table of shares and a torch profiler trace of
+    ten steps. It slows the run."""
+
+
 class RunConfig(Section):
     """One recipe, complete."""
 
@@ -182,3 +188,4 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunSection = RunSection()
+    perf: PerfConfig = PerfConfig()

@@ -126,7 +126,8 @@ class GraphedStep(EagerStep):
         """What a teacher that reads the host's memory says; None where there is none, or the recording asks it."""
         if self._teacher is None or self._teacher.is_recordable:
             return None
-        return [self._teacher.signal(batch) for batch in micro_batches]
+        with self._phases("teacher"):
+            return [self._teacher.signal(batch) for batch in micro_batches]
 
     def _shape_of(self, micro_batches: list[Batch], signals: list[TeacherSignal] | None) -> _Shape | None:
         """The buffers for batches of that shape; None for one too many."""
@@ -148,7 +149,8 @@ class GraphedStep(EagerStep):
         if shape.replay is None and shape.kept is not None and self._most_shapes:
             shape.replay = self._recorded(work)
         if shape.replay is not None:
-            shape.replay()
+            with self._phases("step, replayed"):
+                shape.replay()
             return
         with self._rate_on_device():
             self._recorder.rehearse(work)

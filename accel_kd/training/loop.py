@@ -14,6 +14,7 @@ from accel_kd.errors import StopRequested
 from accel_kd.metrics.meters import StepMeter, StepRecord
 from accel_kd.signals import StepBatches
 from accel_kd.training.health import NonFiniteSteps
+from accel_kd.training.phases import Phases
 from accel_kd.training.step import Step
 
 
@@ -87,6 +88,7 @@ class Surroundings:
     start_epoch: Callable[[int], None]
     """Called with the number of each epoch, from 0, before its first step."""
     progress: Progress
+    phases: Phases = Phases()
 
 
 class Loop:
@@ -120,19 +122,26 @@ class Loop:
         try:
             if self.state.evaluation_is_due:
                 self._evaluate()
-                self._around.save()
+                self._save()
             self._take_steps()
         except StopRequested:
             self._log_steps()
-            self._around.save()
+            self._save()
             raise
 
     def _take_steps(self) -> None:
         state, settings = self.state, self._settings
         self._meter.resume_clock()
-        for batches in self._steps_to_come():
-            self._around.check_stop()
+        phases, steps = self._around.phases, self._steps_to_come()
+        while True:
+            with phases("data"):
+                batches = next(steps, None)
+            if batches is None:
+                return
+            with phases("stop requests"):
+                self._around.check_stop()
             self._take(batches)
+            phases.step_done()
             is_last = state.steps == settings.total_steps
             evaluation_is_due = is_last or state.steps % settings.evaluate_every == 0
             save_is_due = evaluation_is_due if settings.save_every is None else state.steps % settings.save_every == 0
@@ -141,7 +150,7 @@ class Loop:
             if evaluation_is_due:
                 self._evaluate()
             if save_is_due or is_last or state.stopped_early:
-                self._around.save()
+                self._save()
             if state.stopped_early:
                 return
             if evaluation_is_due or save_is_due:
@@ -156,7 +165,15 @@ class Loop:
         self.state.num_examples += examples
         self._meter.add(StepRecord(self.state.steps, epoch, learning_rate, examples, losses, gradient_norm))
 
+    def _save(self) -> None:
+        with self._around.phases("checkpoint"):
+            self._around.save()
+
     def _log_steps(self) -> None:
+        with self._around.phases("logging"):
+            self._log_rows()
+
+    def _log_rows(self) -> None:
         rows = self._meter.flush()
         self._log(rows)
         self._non_finite.examine(rows)
@@ -167,12 +184,14 @@ class Loop:
     def _evaluate(self) -> None:
         state, settings = self.state, self._settings
         state.evaluation_is_due = True
-        metrics = self._around.evaluate()
+        with self._around.phases("evaluation"):
+            metrics = self._around.evaluate()
         state.evaluation_is_due = False
         rank = sum(not _is_better(metrics, other.metrics, settings.metric) for other in state.best)
         state.num_unimproved = 0 if rank == 0 else state.num_unimproved + 1
         state.best = [*state.best[:rank], Evaluation(state.steps, metrics), *state.best[rank:]][: settings.keep_best]
-        self._around.keep(rank < settings.keep_best)
+        with self._around.phases("checkpoint"):
+            self._around.keep(rank < settings.keep_best)
         epoch = state.steps / self._loader.steps_per_epoch
         self._log([{"step": state.steps, "epoch": epoch, **{f"eval/{name}": v for name, v in metrics.items()}}])
         self._around.progress.evaluated(state.steps, metrics)

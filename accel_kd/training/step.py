@@ -15,6 +15,7 @@ from accel_kd.objectives import WeightedSum, total
 from accel_kd.signals import Batch, DeviceCounts, GlobalCounts, Signal, StepBatches, TeacherSignal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
+from accel_kd.training.phases import Phases
 
 Outcome = tuple[dict[str, Tensor], Tensor]
 """This rank's share of the loss and of each of its terms (scalars), whose sums over the ranks are the batch's, and the
@@ -53,6 +54,7 @@ class EagerStep:
         task: Task,
         objective: WeightedSum,
         teacher: TeacherSource | None,
+        phases: Phases = Phases(),
     ) -> None:
         """`schedule` is of the engine's optimizer, and never went through `Accelerator.prepare`."""
         self._accelerator = accelerator
@@ -62,6 +64,7 @@ class EagerStep:
         self._objective = objective
         self._reads_hidden_states = bool(objective.needs.hidden_states)
         self._teacher = teacher
+        self._phases = phases
 
     @property
     def learning_rate(self) -> float:
@@ -99,7 +102,8 @@ class EagerStep:
         for number, micro_batch in enumerate(micro_batches):
             with self._engine.accumulating(is_last=number == last):
                 self._accumulate(micro_batch, counts, None if signals is None else signals[number], losses)
-        return losses, self._engine.update()
+        with self._phases("optimizer"):
+            return losses, self._engine.update()
 
     def rehearse(self, batches: StepBatches) -> None:
         """See `Step`."""
@@ -124,15 +128,20 @@ class EagerStep:
         losses: dict[str, Tensor],
     ) -> None:
         batch = batch.to(self._accelerator.device)
-        student = self._student(batch)
+        with self._phases("student forward"):
+            student = self._student(batch)
         if teacher is None and self._teacher is not None:
-            teacher = self._teacher.signal(batch)
+            with self._phases("teacher"):
+                teacher = self._teacher.signal(batch)
         targets = replace(batch.targets, tokens=batch.tokens) if self._reads_hidden_states else batch.targets
-        terms = self._objective(student, teacher, targets)
-        loss = total(terms, counts)
-        # Gradients are averaged over ranks; the loss is a sum over them. The last factor is 1, or NaN where the loss is
-        # not finite: its gradient may be finite all the same, and the ranks hear of each other by gradients alone.
-        self._engine.backward(loss * (self._accelerator.num_processes * (1.0 + 0.0 * loss.detach())))
+        with self._phases("loss"):
+            terms = self._objective(student, teacher, targets)
+            loss = total(terms, counts)
+        with self._phases("student backward"):
+            # Gradients are averaged over ranks; the loss is a sum over them. The last factor is 1, or NaN where the
+            # loss is not finite: its gradient may be finite all the same, and the ranks hear of each other by gradients
+            # alone.
+            self._engine.backward(loss * (self._accelerator.num_processes * (1.0 + 0.0 * loss.detach())))
         for term in terms:
             share = term.sum.detach() / counts.of(term.unit)
             losses[f"loss_{term.name}"] = losses.get(f"loss_{term.name}", 0.0) + share

@@ -1,8 +1,8 @@
 """What a CUDA graph does, on a CPU: the operations of a piece of work recorded with the very tensors that they read
 and wrote, and done again on these.
 
-Whatever the work reads of the host while it is recorded (a learning rate, a number of rows, a branch taken) is fixed in
-the recording, and an operation that hands a value to the host is refused, as a stream that is being captured refuses it.
+Whatever the work reads of the host while it is recorded (a learning rate, a number of rows, a branch taken) is fixed
+in the recording, and an operation that hands a value to the host is refused, as by a stream that is being captured.
 """
 
 from __future__ import annotations
