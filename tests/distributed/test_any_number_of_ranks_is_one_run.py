@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,6 +40,7 @@ def runs(
     for world_size, accumulation in _SHAPES:
         directory = folder / f"{world_size}_ranks_{accumulation}_accumulated"
         recipe = _recipe(tiny_data, tiny_teacher, directory, accumulation, world_size)
+        recipe += ["perf.profile=true"] * (world_size == 4)  # it changes nothing either
         forks.run(*recipe, ranks=world_size).succeeded()
         directories[world_size, accumulation] = directory
     return directories
@@ -77,6 +79,12 @@ def test_predictions_are_the_same_rows_in_the_same_order(
         assert other.num_rows == len(set(other["id"].to_pylist())) == count
         for column in ("id", "label", "argmax", "teacher_argmax", "label_name", "argmax_name"):
             assert other[column].equals(plain[column]), column
+
+
+def test_a_profile_tells_what_ranks_tell_each_other(runs: dict[tuple[int, int], Path]) -> None:
+    profile = json.loads((runs[4, 1] / "profile" / "shares.json").read_text())
+    assert 0 < profile["communication_share_of_traced_steps"] < 1
+    assert profile["seconds"]["stop requests"] > 0 and profile["steps"] == 26
 
 
 def test_the_loss_moves_and_its_parts_add_up(runs: dict[tuple[int, int], Path]) -> None:

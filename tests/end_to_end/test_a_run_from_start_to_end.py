@@ -122,12 +122,29 @@ def test_the_card_says_what_the_summary_says(finished: tuple[Path, str]) -> None
 
 def test_the_written_recipe_gives_the_same_run_again(finished: tuple[Path, str], tmp_path: Path) -> None:
     again = tmp_path / "again"
-    succeeded(accel_kd("distill", finished[0] / "config.yaml", f"run.directory={again}", "tracking.mode=disabled"))
+    more = [f"run.directory={again}", "tracking.mode=disabled", "perf.profile=true"]  # how it is looked at is not of it
+    succeeded(accel_kd("distill", finished[0] / "config.yaml", *more))
     assert step_rows(again) == step_rows(finished[0])
     same = {k: v for k, v in summary(finished[0]).items() if not k.startswith("perf/")}
     assert {k: v for k, v in summary(again).items() if not k.startswith("perf/")} == same
     weights = "student/model.safetensors"
     assert (again / weights).read_bytes() == (finished[0] / weights).read_bytes()
+    for part, teacher in ((".", {"teacher"}), ("control", set()), ("teacher", set())):
+        profile = json.loads((again / part / "profile" / "shares.json").read_text())
+        parts = {
+            "data",
+            "student forward",
+            "loss",
+            "student backward",
+            "optimizer",
+            "logging",
+            "evaluation",
+            "checkpoint",
+        }
+        assert set(profile["seconds"]) - {"stop requests", "this profile", "everything else"} == parts | teacher
+        assert sum(profile["seconds"].values()) == pytest.approx(profile["whole_seconds"])
+        assert (again / part / "profile" / "trace.json").stat().st_size > 10_000
+    assert not (finished[0] / "profile").exists()
 
 
 @pytest.mark.skipif(
