@@ -13,7 +13,8 @@ from tests.support.processes import accel_kd, step_rows, succeeded, summary
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 _SETTINGS = [
-    "training.optimizer=adamw", "training.learning_rate=1e-3", "training.micro_batch_size=null", "training.epochs=3", "training.max_steps=null",
+    "training.optimizer=adamw", "training.learning_rate=1e-3", "training.micro_batch_size=null", "training.epochs=3",
+    "training.max_steps=null",
     "teacher.dtype=float32", "training.precision=no",
 ]  # fmt: skip
 _STORE = ["teacher.source=cached", "teacher.store.encoding={type: full, dtype: float32}"]
