@@ -15,7 +15,7 @@ import accelerate
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULE = ["-m", "accel_kd"]
-# Else a launched rank takes its share of the cores; see tests/conftest.py for why not here.
+# A launched rank takes its share of the cores else; `tests/conftest.py` says why a test wants one.
 _ONE_THREAD = "run.threads=1"
 
 
