@@ -21,6 +21,7 @@ from accel_kd.errors import (
     StopRequested,
     UserError,
 )
+from accel_kd.heavy_imports import heavy_imports
 from accel_kd.quietness import quieten_libraries
 
 _RECIPE_HELP = "name of a shipped recipe (see `accel-kd recipes`), or path of a YAML file"
@@ -129,8 +130,9 @@ def _distill(parsed: argparse.Namespace) -> None:
     """Trains the student of a recipe, with its teacher, and leaves everything in the run directory."""
     config = load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    from accel_kd.distill import distill
-    from accel_kd.export.results_table import LEGEND, results_table
+    with heavy_imports():
+        from accel_kd.distill import distill
+        from accel_kd.export.results_table import LEGEND, results_table
 
     figures = distill(config)
     _say(f"\n{results_table(figures)}\n\n{LEGEND}\n\nThe student is in {config.run.directory}/student")
@@ -140,7 +142,8 @@ def _cache_teacher(parsed: argparse.Namespace) -> None:
     """Writes or completes the store of a recipe's teacher, and prints its path, size and fidelity."""
     config = load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    from accel_kd.cache_teacher import cache_teacher
+    with heavy_imports():
+        from accel_kd.cache_teacher import cache_teacher
 
     splits = None if parsed.splits is None else [name.strip() for name in parsed.splits.split(",") if name.strip()]
     _say(cache_teacher(config, splits))
@@ -150,7 +153,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     """Scores a checkpoint on one split of a recipe's data, with the metrics that training reports."""
     config: RunConfig = load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    from accel_kd.evaluate_checkpoint import evaluate_checkpoint
+    with heavy_imports():
+        from accel_kd.evaluate_checkpoint import evaluate_checkpoint
 
     _say(evaluate_checkpoint(config, parsed.model, parsed.split, parsed.output))
 

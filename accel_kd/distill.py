@@ -164,14 +164,17 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     """The control, if it is asked for and not there yet, and the student of the recipe."""
     config, accelerator = session.config, session.accelerator
     make_student = student_maker(session, teacher)
-    tokenizer = load_tokenizer(student_checkpoint(config, teacher))
+    source_of_tokens = student_checkpoint(config, teacher)
+    tokenizer = load_tokenizer(source_of_tokens)
     seed_everywhere(config.training.seed)
     source: TeacherSource | None = None
     facts: dict[str, Any] = {}
     finish = _nothing
     if teacher is not None and needs_teacher_signal(config.objective):
         shape = teacher_shape(teacher.checkpoint, config.teacher.attention)
-        teacher_tokenizer = load_tokenizer(teacher.checkpoint)
+        # One and the same where a student is made of its teacher: the texts are then tokenised once.
+        shares_tokens = teacher.checkpoint == source_of_tokens
+        teacher_tokenizer = tokenizer if shares_tokens else load_tokenizer(teacher.checkpoint)
         splits = tokenise(session, (tokenizer, make_student()), (teacher_tokenizer, shape))
         for_run = teacher_for_run(session, teacher, shape, teacher_tokenizer, splits)
         splits, source, finish = for_run.splits, for_run.training, for_run.finish

@@ -26,7 +26,7 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     """
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         raise UserError(f"--output: {output!r} is a folder, or lies in one that does not exist; name a file")
-    accelerator = startup.start(config.training.precision)
+    accelerator = startup.start(config.training.precision, threads=config.run.threads)
     # Scored is the whole split, whatever the recipe leaves out or hides for training.
     whole = config.data.model_copy(update={"labelled_fraction": 1.0, "max_train_examples": None})
     data = read_data(config.model_copy(update={"data": whole}))

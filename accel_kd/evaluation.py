@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,8 @@ from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
 from accel_kd.signals import IGNORED_LABEL, Batch, Signal, TeacherSignal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
+
+Copied = TypeVar("Copied", Batch, Tensor)
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,20 @@ class Evaluator:
         collector = RowCollector()
         for number, batch in enumerate(self._loader):
             self._check_stop()
-            batch = batch.to(self._accelerator.device)
+            batch = self._pinned(batch).to(self._accelerator.device)
             logits = signal(batch).logits
             teacher_logits = None
             if keep_in is not None:
-                keep_in.append(logits.cpu())
+                keep_in.append(self._pinned(logits.cpu()))
             elif self._teacher_logits is not None:
-                teacher_logits = self._teacher_logits[number].to(logits.device)
+                teacher_logits = self._teacher_logits[number].to(logits.device, non_blocking=True)
             collector.add(batch.rows, batch.targets.counted, batch.targets.labels, logits, teacher_logits)
         rows = collector.gather(self._accelerator, len(self._split))
         return Scores(self._task.metrics(rows), rows)
+
+    def _pinned(self, on_host: Copied) -> Copied:
+        """In page-locked memory where there is a GPU: the host does not wait for copies from there."""
+        return on_host.pin_memory() if self._accelerator.device.type == "cuda" else on_host
 
 
 def _every_logit(signal: TeacherSignal) -> Signal:

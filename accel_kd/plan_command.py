@@ -10,6 +10,7 @@ from typing import Any
 from accel_kd.config import load_recipe
 from accel_kd.config.checks import accumulation_steps
 from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, UserError
+from accel_kd.heavy_imports import heavy_imports
 from accel_kd.locations import expanded
 from accel_kd.quietness import quieten_libraries
 from accel_kd.run_directory import write_atomically
@@ -44,11 +45,12 @@ def _plan(parsed: argparse.Namespace) -> tuple[str, int]:
         )
     quieten_libraries()
     accumulation_steps(config.training, parsed.gpus)
-    from accel_kd.planning.memory import Strategy
-    from accel_kd.run_plan import report
-    from accel_kd.run_plan.choices import advice, largest_micro_batches
-    from accel_kd.run_plan.stages import Machine, Planner
-    from accel_kd.run_plan.work import work
+    with heavy_imports():
+        from accel_kd.planning.memory import Strategy
+        from accel_kd.run_plan import report
+        from accel_kd.run_plan.choices import advice, largest_micro_batches
+        from accel_kd.run_plan.stages import Machine, Planner
+        from accel_kd.run_plan.work import work
 
     strategy = Strategy(parsed.strategy or ("one" if parsed.gpus == 1 else "ddp"))
     planner = Planner(config, Machine(parsed.gpus, memory_bytes))

@@ -8,6 +8,7 @@ from typing import Any
 
 from accel_kd.config import load_recipe
 from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS, UserError
+from accel_kd.heavy_imports import heavy_imports
 from accel_kd.quietness import quieten_libraries
 
 _MOST_RANKS = 64
@@ -41,7 +42,8 @@ def _verify(parsed: argparse.Namespace) -> tuple[str, int]:
         raise UserError(f"--steps: {parsed.steps}; give an even number of at least 4, so that there are two epochs")
     config = load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    from accel_kd.verify.verification import Settings, verify
+    with heavy_imports():
+        from accel_kd.verify.verification import Settings, verify
 
     report = verify(config, Settings(parsed.ranks, parsed.steps, tuple(parsed.only), parsed.keep))
     failed = report.failed

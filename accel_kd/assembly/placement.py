@@ -17,7 +17,7 @@ from accel_kd.models.fingerprint import teacher_shape
 from accel_kd.planning import memory
 from accel_kd.planning.memory import Precision, Strategy, student_memory, traced_precision
 from accel_kd.planning.model_costs import model_costs
-from accel_kd.planning.placement_choice import PlacementChoice, available_memory, choose_placement
+from accel_kd.planning.placement_choice import PlacementChoice, available_memory, choose_placement, possible_places
 from accel_kd.teachers.placement import Placement, release_memory
 from accel_kd.teachers.streaming import STEADY_ROWS
 
@@ -41,6 +41,11 @@ def teacher_placement(session: Session, teacher: FoundTeacher, *, beside_student
     setting = session.config.teacher.placement
     if setting != "auto" and setting != "cached":
         return setting
+    places = _possible_places(session)
+    if len(places) == 1:
+        # Nothing to choose: the sizes, which a forward and a backward are traced for, would change nothing.
+        logger.info("teacher placement: %s: there is no other for it here", places[0])
+        return _PLACES[places[0]]
     free = _least_free_memory(session.accelerator)
     try:
         choice = _choice(session, teacher, free, beside_student)
@@ -51,6 +56,18 @@ def teacher_placement(session: Session, teacher: FoundTeacher, *, beside_student
     logger.info("teacher placement: %s", choice.sizes)
     logger.info("teacher placement: %s", choice.reason)
     return _PLACES[choice.placement]
+
+
+def _possible_places(session: Session) -> list[memory.Placement]:
+    accelerator = session.accelerator
+    return possible_places(
+        accelerator.num_processes, on_cpu=accelerator.device.type == "cpu", may_share=_may_share(session)
+    )
+
+
+def _may_share(session: Session) -> bool:
+    """Whether all ranks call the teacher together."""
+    return session.config.teacher.source != "write_through"
 
 
 def _choice(session: Session, teacher: FoundTeacher, free: int, beside_student: bool) -> PlacementChoice:
@@ -77,7 +94,7 @@ def _choice(session: Session, teacher: FoundTeacher, free: int, beside_student: 
         free,
         accelerator.num_processes,
         on_cpu=on_cpu,
-        may_share=config.teacher.source != "write_through",
+        may_share=_may_share(session),
     )
 
 

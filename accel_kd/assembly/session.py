@@ -46,7 +46,7 @@ def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
     Raises:
         UserError: the launch is not what it claims to be; see `startup.start`.
     """
-    accelerator = startup.start(config.training.precision, config.run.rank_timeout)
+    accelerator = startup.start(config.training.precision, config.run.rank_timeout, config.run.threads)
     teacher = f", teacher {config.teacher.placement}" if needs_teacher_signal(config.objective) else ""
     logger.info("start: %s%s", startup.describe(accelerator), teacher)
     in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})
@@ -106,7 +106,7 @@ def _settings_of(text: str) -> dict[str, Any]:
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
     kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf"}}
-    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout"}
+    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout", "threads"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
     # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.
     not_of_it = {"on_missing", "placement"}

@@ -161,6 +161,9 @@ class RunSection(Section):
     """Stop this long before the end of the job, as SLURM_JOB_END_TIME or ACCEL_KD_END_TIME give it: `120s`, `2m`."""
     rank_timeout: Seconds = 1800.0
     """How long a rank waits for one that no longer answers before the run ends."""
+    threads: Count | None = None
+    """CPU threads of each rank; default OMP_NUM_THREADS where it was set by you, else the cores that this process may
+    use, shared out over the ranks of this machine. Launchers set a 1 by themselves: whoever wants 1 says so here."""
     control: bool = False
     """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
     progress: bool | None = None

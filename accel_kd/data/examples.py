@@ -82,7 +82,7 @@ def read_examples(dataset: Dataset, columns: Columns, split: str) -> RawSplit:
             raise UserError(f"data.{setting}: the split {split!r} has no column {column!r}; it has {there}")
     texts = _texts(dataset, columns.text, "text", split)
     pairs = None if columns.text_pair is None else _texts(dataset, columns.text_pair, "text_pair", split)
-    labels = [None if _is_missing(value) else value for value in dataset[columns.label]]
+    labels = [None if _is_missing(value) else value for value in _values(dataset, columns.label)]
     fields = zip(texts, pairs if pairs is not None else [None] * len(texts), labels, strict=True)
     return RawSplit(content_ids([list(row) for row in fields]), texts, pairs, labels)
 
@@ -149,7 +149,7 @@ def _pick(split: RawSplit, rows: NDArray[np.int64]) -> RawSplit:
 
 
 def _texts(dataset: Dataset, column: str, setting: str, split: str) -> list[str]:
-    values = list(dataset[column])
+    values = _values(dataset, column)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             what = "no value" if _is_missing(value) else f"{value!r} ({type(value).__name__})"
@@ -157,6 +157,11 @@ def _texts(dataset: Dataset, column: str, setting: str, split: str) -> list[str]
                 f"data.{setting}: row {row} of the split {split!r} holds {what} in column {column!r}, not text"
             )
     return values
+
+
+def _values(dataset: Dataset, column: str) -> list[Any]:
+    """A column in one piece; to go over its rows decodes each of them by itself."""
+    return list(dataset[column][:])
 
 
 def _is_missing(value: Any) -> bool:

@@ -197,9 +197,11 @@ def tokenise_split(
         max_length: tokens an example is cut to.
     """
     for_student = tokenise(examples, *student, max_length)
-    for_teacher = None if teacher is None else tokenise(examples, *teacher, max_length)
-    if for_teacher is not None and _same(for_student, for_teacher):
-        for_teacher = None
+    for_teacher = None
+    if teacher is not None and not (teacher[0] is student[0] and list(teacher[1]) == list(student[1])):
+        for_teacher = tokenise(examples, *teacher, max_length)
+        if _same(for_student, for_teacher):
+            for_teacher = None
     return TokenisedSplit(examples.ids, examples.labels, for_student, for_teacher)
 
 

@@ -18,6 +18,7 @@ from accelerate.utils import (
 from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.distributed.asked_strategy import Strategy, asked_strategy, is_set
+from accel_kd.distributed.cpu_threads import threads_of_rank, usable_cpus
 from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
 from accel_kd.distributed.fsdp2_start import fsdp2_plugin, start_fsdp2_on_cpu
 from accel_kd.errors import UserError
@@ -33,12 +34,13 @@ _STARTED = {
 }
 
 
-def start(precision: str | None, rank_timeout_seconds: float = 1800.0) -> Accelerator:
+def start(precision: str | None, rank_timeout_seconds: float = 1800.0, threads: int | None = None) -> Accelerator:
     """The accelerator of this process.
 
     Args:
         precision: `no`, `bf16` or `fp16`; None takes what the launcher was told.
         rank_timeout_seconds: how long a rank waits for the others in a collective.
+        threads: CPU threads of this rank; None as `threads_of_rank` has it.
 
     Raises:
         UserError: the launcher asked for another number of processes, another precision or a strategy that this
@@ -82,6 +84,9 @@ def start(precision: str | None, rank_timeout_seconds: float = 1800.0) -> Accele
         start_fsdp2_on_cpu(plugins["fsdp_plugin"])
     if strategy is Strategy.ZERO:
         leave_models_whole()
+    # Behind Accelerate, which sets a number of its own in some launches.
+    if (num_threads := threads_of_rank(threads, usable_cpus())) is not None:
+        torch.set_num_threads(num_threads)
     _prove(accelerator, strategy)
     return accelerator
 

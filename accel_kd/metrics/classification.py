@@ -1,33 +1,9 @@
-"""Accuracy and F1 through `evaluate`, from a metric of our own: its shipped ones are fetched from a hub."""
+"""What a classifier is judged by: accuracy in its several senses, and F1."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
-
-
-class ClassificationMetric(evaluate.Metric):  # type: ignore[misc]
-    """Accuracy and macro F1 (unweighted mean over the labels that occur) of integer predictions."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(
-            description="Accuracy by argmax, and macro F1.",
-            citation="",
-            inputs_description="predictions and references: integers, one an example",
-            features=features,
-        )
-
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        return {
-            "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
-        }
 
 
 def classification_metrics(
@@ -41,7 +17,10 @@ def classification_metrics(
         out_of_scope: the label that stands for none of the others. The two metrics that it brings are each left out
             where the split has no example for them.
     """
-    metric = ClassificationMetric(keep_in_memory=True)
+    # Imported with the first scores: it takes a second, which the first step need not wait for.
+    from accel_kd.metrics.accuracy_and_f1 import AccuracyAndF1
+
+    metric = AccuracyAndF1(keep_in_memory=True)
     metric.add_batch(predictions=argmax, references=labels)
     scores: dict[str, float] = dict(metric.compute())
     if out_of_scope is not None:

@@ -36,6 +36,7 @@ class RowCollector:
     def __init__(self) -> None:
         self._integers: list[Tensor] = []
         self._floats: list[Tensor] = []
+        self._counted: list[Tensor] = []
         self._with_teacher = False
 
     def add(self, rows: Tensor, counted: Tensor, labels: Tensor, logits: Tensor, teacher_logits: Tensor | None) -> None:
@@ -50,8 +51,10 @@ class RowCollector:
             teacher_argmax = teacher_log_probabilities.argmax(dim=-1)
             difference = teacher_log_probabilities - log_probabilities
             teacher_kl = (teacher_log_probabilities.exp() * difference).sum(dim=-1)
-        self._integers.append(torch.stack([rows, labels, argmax, teacher_argmax], dim=1)[counted])
-        self._floats.append(torch.stack([confidence.exp(), loss, teacher_kl], dim=1)[counted])
+        # Rows that do not count are left out at the end: to pick the others here, the host would wait for the device.
+        self._integers.append(torch.stack([rows, labels, argmax, teacher_argmax], dim=1))
+        self._floats.append(torch.stack([confidence.exp(), loss, teacher_kl], dim=1))
+        self._counted.append(counted)
 
     def gather(self, accelerator: Accelerator, num_rows: int) -> ScoredRows:
         """The whole split on every rank: gathered, each example kept once, the count checked.
@@ -59,8 +62,9 @@ class RowCollector:
         Raises:
             RunFailure: the examples that arrived are not those of the split.
         """
-        integers = gather_ragged(accelerator, torch.cat(self._integers)).cpu().numpy()
-        floats = gather_ragged(accelerator, torch.cat(self._floats)).cpu().numpy()
+        counted = torch.cat(self._counted)
+        integers = gather_ragged(accelerator, torch.cat(self._integers)[counted]).cpu().numpy()
+        floats = gather_ragged(accelerator, torch.cat(self._floats)[counted]).cpu().numpy()
         rows, first = np.unique(integers[:, 0], return_index=True)
         if not np.array_equal(rows, np.arange(num_rows)):
             raise RunFailure(f"evaluation gathered {len(rows)} different examples of a split that has {num_rows}")

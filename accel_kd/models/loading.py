@@ -99,7 +99,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     except Exception as error:  # as above, and the tokenizers library raises bare Exception
         raise refusal(checkpoint, "tokenizer", error) from error
     # Where the files are missing, Transformers makes a tokenizer that knows its special tokens and nothing else.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    vocabulary = tokenizer.get_vocab()
+    if set(vocabulary) <= set(tokenizer.all_special_tokens):
         raise UserError(f"{checkpoint.setting}: {checkpoint.name!r} holds no tokenizer; save it beside the model")
     if tokenizer.pad_token_id is None:
         raise UserError(
@@ -107,7 +108,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             "name one in its tokenizer_config.json"
         )
     embeddings = getattr(load_config(checkpoint), "vocab_size", None)
-    highest = max(tokenizer.get_vocab().values())
+    highest = max(vocabulary.values())
     if embeddings is not None and highest >= embeddings:
         raise UserError(
             f"{checkpoint.setting}: the tokenizer of {checkpoint.name!r} gives ids up to {highest}, and the model has "

@@ -21,6 +21,14 @@ class PlacementChoice:
     reason: str
 
 
+def possible_places(world_size: int, *, on_cpu: bool, may_share: bool = True) -> list[Placement]:
+    """Where a teacher can be at all, the best place first; the arguments are those of `choose_placement`."""
+    places = [Placement.REPLICATED]
+    places += [Placement.SHARDED] if may_share and world_size > 1 else []
+    places += [] if on_cpu else [Placement.OFFLOADED]
+    return places
+
+
 def choose_placement(
     teacher: ModelCosts,
     bytes_per_parameter: int,
@@ -42,9 +50,7 @@ def choose_placement(
         on_cpu: a forward on a CPU reads its weights from host memory anyhow, so that to put them there frees nothing.
         may_share: the ranks call the teacher together, as one that they share has to be.
     """
-    places = [Placement.REPLICATED]
-    places += [Placement.SHARDED] if may_share and world_size > 1 else []
-    places += [] if on_cpu else [Placement.OFFLOADED]
+    places = possible_places(world_size, on_cpu=on_cpu, may_share=may_share)
     needs = {
         place: teacher.forward_peak_bytes
         + teacher_memory(

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accel_kd.distributed.cpu_threads import usable_cpus
+
 _PACKAGES = ("accel_kd", "accelerate", "torch", "transformers", "datasets", "evaluate", "wandb", "deepspeed", "numpy")
 _GIT_TIMEOUT_SECONDS = 5.0
 
@@ -24,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": {package: _version(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "count": _num_usable_cpus()},
+        "cpu": {"model": _cpu_model(), "count": usable_cpus()},
         "memory_gib": _memory_gib(),
         "gpu": _gpu(),
         "slurm": {
@@ -75,11 +77,6 @@ def _cpu_model() -> str | None:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or None
-
-
-def _num_usable_cpus() -> int | None:
-    # A scheduler grants part of a machine: the whole count would make two runs look alike that were not.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory_gib() -> float | None:

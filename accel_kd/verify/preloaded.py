@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 import accel_kd.distill
 import accel_kd.export.results_table
+import accel_kd.metrics.accuracy_and_f1
 import accel_kd.verify.reference  # noqa: F401
 from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
 from accel_kd.errors import UserError

@@ -201,7 +201,7 @@ class _Verification:
         recipe["tracking"] = {"mode": "disabled", "log_every_steps": 1}
         recipe["run"] |= {
             "directory": None, "rank_timeout": self._settings.timeout_seconds, "progress": False, "control": False,
-            "resume": "auto", "stop_before": None,
+            "resume": "auto", "stop_before": None, "threads": None,
         }  # fmt: skip
         if config.teacher.finetune is not None:
             self._finetune_teacher(recipe)

@@ -30,7 +30,7 @@ def test_it_starts_what_it_is_named_for(file: Path, tiny_data: Path, tiny_teache
 def test_two_machines_are_one_run(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:
     """Both are this machine; each gets its rank as its own launcher gives it."""
     port = str(free_port())
-    command = recipe(tiny_data, tiny_teacher, tmp_path / "run")
+    command = [*recipe(tiny_data, tiny_teacher, tmp_path / "run"), "run.threads=1"]
 
     def start(machine: int) -> subprocess.CompletedProcess[str]:
         options = ["--config_file", str(ROOT / "launch_configs" / "multi_node.yaml"), "--machine_rank", str(machine)]

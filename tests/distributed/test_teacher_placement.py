@@ -104,6 +104,16 @@ def test_left_to_itself_it_is_put_on_each_rank_where_it_fits_and_says_why(
     assert "teacher: replicated: whole on cpu" in run.text
 
 
+def test_where_there_is_one_place_nothing_is_traced(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    settings = ["training.max_steps=1", "training.epochs=1"]
+    run = forks.run(*recipe(tiny_data, tiny_teacher, tmp_path, *settings)).succeeded()
+    said = [line.partition("placement: ")[2] for line in run.text.splitlines() if "placement: " in line]
+    assert said == ["replicated: there is no other for it here"]
+    assert "teacher: replicated: whole on cpu" in run.text
+
+
 def test_too_little_memory_on_one_rank_has_all_of_them_share_the_teacher(forks: Forks, tmp_path: Path) -> None:
     teacher = tiny.write_model(tmp_path / "teacher", layers=8)
     forks.run("tests.support.placed_teachers:choose", teacher, tmp_path, ranks=2).succeeded()
@@ -114,8 +124,9 @@ def test_too_little_memory_on_one_rank_has_all_of_them_share_the_teacher(forks: 
 def test_where_the_sizes_cannot_be_told_it_is_put_on_each_rank_with_a_warning(
     forks: Forks, tiny_teacher: Path, tmp_path: Path
 ) -> None:
-    told = forks.run("tests.support.placed_teachers:choose_without_sizes", tiny_teacher, tmp_path).succeeded()
-    assert (tmp_path / "0.txt").read_text() == "replicated"
+    told = forks.run("tests.support.placed_teachers:choose_without_sizes", tiny_teacher, tmp_path, ranks=2).succeeded()
+    for rank in (0, 1):
+        assert (tmp_path / f"{rank}.txt").read_text() == "replicated"
     assert "teacher.placement: auto cannot tell the sizes, and takes replicated: plan: Bert" in told.text
 
 

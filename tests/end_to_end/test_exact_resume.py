@@ -222,7 +222,7 @@ def test_what_makes_a_run_may_not_change_half_way_and_what_does_not_may(
     assert refused.codes == [2] and "training.learning_rate: 0.002 there, 0.001 here" in refused.text
     may_change = [
         "tracking.log_every_steps=5", "checkpoint.keep_last=3", "checkpoint.every_steps=11", "run.rank_timeout=5m",
-        "training.max_nonfinite_steps=2", "training.num_workers=1", "run.stop_before=10s",
+        "run.threads=1", "training.max_nonfinite_steps=2", "training.num_workers=1", "run.stop_before=10s",
     ]  # fmt: skip
     case.start(directory, *may_change).succeeded()
     found = [name for name in differences(case.plain, directory) if not name.startswith("checkpoints/")]

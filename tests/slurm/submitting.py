@@ -24,6 +24,7 @@ def write_recipe(folder: Path) -> Path:
         "student": {"model": "student"},
         "training": {"epochs": 1, "batch_size": 24, "learning_rate": 1.0e-3},
         "tracking": {"mode": "disabled"},
+        "run": {"threads": 1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return folder

@@ -94,7 +94,8 @@ def _serve() -> None:
     prepare_for_deepspeed(has_device=False)
     import accel_kd.cache_teacher
     import accel_kd.distill
-    import accel_kd.export.results_table  # noqa: F401
+    import accel_kd.export.results_table
+    import accel_kd.metrics.accuracy_and_f1  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -53,7 +53,8 @@ def choose_without_sizes(teacher: str, output: str) -> None:
 
     session, found = _session(teacher)
     BertForSequenceClassification.forward = looking
-    (Path(output) / "0.txt").write_text(placement.teacher_placement(session, found, beside_student=True))
+    rank = session.accelerator.process_index
+    (Path(output) / f"{rank}.txt").write_text(placement.teacher_placement(session, found, beside_student=True))
 
 
 def _too_little(session: Any, found: Any) -> int:

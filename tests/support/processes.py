@@ -15,6 +15,8 @@ import accelerate
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULE = ["-m", "accel_kd"]
+# A launched rank takes its share of the cores else; `tests/conftest.py` says why a test wants one.
+_ONE_THREAD = "run.threads=1"
 
 
 def run(command: Sequence[str | Path], *, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +37,7 @@ def accel_kd(*arguments: str | Path, **options: Any) -> subprocess.CompletedProc
 def on_ranks(world_size: int, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """`python -m accel_kd` on `world_size` ranks of torchrun."""
     launcher = ["torch.distributed.run", f"--nproc_per_node={world_size}", f"--master_port={free_port()}"]
-    return run([sys.executable, "-m", *launcher, *_MODULE, *arguments], **options)
+    return run([sys.executable, "-m", *launcher, *_MODULE, *arguments, _ONE_THREAD], **options)
 
 
 def accelerate_launch(
@@ -44,7 +46,7 @@ def accelerate_launch(
     """`accelerate launch OPTIONS -m accel_kd`, by the launcher that stands beside this Python."""
     assert accelerate.__version__
     launcher = ["accelerate.commands.launch", "--main_process_port", str(free_port()), *map(str, options)]
-    return run([sys.executable, "-m", *launcher, *_MODULE, *arguments], **settings)
+    return run([sys.executable, "-m", *launcher, *_MODULE, *arguments, _ONE_THREAD], **settings)
 
 
 def succeeded(process: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

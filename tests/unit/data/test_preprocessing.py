@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from accel_kd.data import preprocessing
 from accel_kd.data.examples import Examples
-from accel_kd.data.preprocessing import Ragged, TokenisedSplit, tokenise, tokenise_split
+from accel_kd.data.preprocessing import Ragged, TokenisedSplit, TokenisedTexts, tokenise, tokenise_split
 from accel_kd.errors import UserError
 from accel_kd.signals import IGNORED_LABEL
 from tests.support.tiny import WORDS, tokenizer
@@ -156,6 +158,23 @@ def test_a_teacher_with_other_tokens_gets_its_own(teacher: PreTrainedTokenizerFa
         assert torch.equal(batch.teacher_inputs[name], tensor), name
     students = tokenizer()(["rain", "play a song"], padding=True, return_tensors="pt")
     assert torch.equal(batch.inputs["input_ids"], students["input_ids"])
+
+
+def test_models_that_share_a_tokenizer_have_the_texts_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    original = preprocessing.tokenise
+
+    def counting(examples: Examples, *arguments: Any) -> TokenisedTexts:
+        asked.append(examples.ids[0])
+        return original(examples, *arguments)
+
+    monkeypatch.setattr(preprocessing, "tokenise", counting)
+    shared = tokenizer()
+    split = tokenise_split(examples(), (shared, BERT_INPUTS), (shared, BERT_INPUTS), 64)
+    assert split.teacher is None and len(asked) == 1
+    # A teacher that reads fewer features reads other inputs, whoever made the tokens.
+    split = tokenise_split(examples(), (shared, BERT_INPUTS), (shared, ROBERTA_INPUTS), 64)
+    assert split.teacher is not None and "token_type_ids" not in split.teacher.features
 
 
 def test_a_teacher_that_reads_other_features_gets_its_own() -> None:

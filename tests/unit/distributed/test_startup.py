@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from accel_kd.distributed import startup
@@ -14,7 +15,9 @@ from accel_kd.distributed import startup
 def _fresh_state() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -29,3 +32,9 @@ def test_precision_is_the_recipes_else_the_launchers(monkeypatch: pytest.MonkeyP
     accelerator = startup.start(None)
     assert accelerator.mixed_precision == "bf16"
     assert "precision bf16" in startup.describe(accelerator)
+
+
+def test_a_rank_computes_with_the_threads_that_were_asked_for_and_says_so() -> None:
+    before = torch.get_num_threads()
+    assert f"({before} threads)" in startup.describe(startup.start("no"))
+    assert "(3 threads)" in startup.describe(startup.start("no", threads=3))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from accel_kd.errors import RunFailure
 from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
@@ -111,6 +112,15 @@ def test_rows_that_are_not_counted_leave_no_trace(accelerator: Accelerator, logi
     collector.add(torch.arange(NUM_ROWS), torch.ones(NUM_ROWS, dtype=torch.bool), LABELS, logits, None)
     collector.add(filler, nobody, no_label, torch.zeros(1, NUM_CLASSES), None)
     assert_same(collector.gather(accelerator, NUM_ROWS), plain)
+
+
+def test_scoring_a_batch_asks_the_device_for_no_value(logits: Tensor, teacher_logits: Tensor) -> None:
+    """Fake tensors refuse whatever a host would have to wait for: a size or a value that depends on data."""
+    with FakeTensorMode() as fake:
+        collector = RowCollector()
+        index, counted = torch.arange(NUM_ROWS), torch.ones(NUM_ROWS, dtype=torch.bool)
+        student, teacher = (fake.from_tensor(each) for each in (logits, teacher_logits))
+        collector.add(index, counted, fake.from_tensor(LABELS), student, teacher)
 
 
 def test_a_missing_or_a_foreign_example_ends_the_run(accelerator: Accelerator, logits: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 from accel_kd.planning.live_memory import Moment
 from accel_kd.planning.memory import Placement
 from accel_kd.planning.model_costs import ModelCosts
-from accel_kd.planning.placement_choice import available_memory, choose_placement
+from accel_kd.planning.placement_choice import available_memory, choose_placement, possible_places
 
 _STUDENT = 30_000_000
 _FORWARD = 2_000_000
@@ -52,6 +52,13 @@ def free_for(num_bytes: int) -> int:
 def test_the_first_place_with_room_is_taken(room: int, ranks: int, chosen: Placement) -> None:
     choice = choose_placement(_TEACHER, 4, _STUDENT, free_for(room), ranks, on_cpu=False)
     assert choice.placement is chosen
+
+
+def test_one_process_on_a_cpu_has_one_place_and_others_have_more() -> None:
+    assert possible_places(1, on_cpu=True) == [Placement.REPLICATED]
+    assert possible_places(4, on_cpu=True, may_share=False) == [Placement.REPLICATED]
+    assert possible_places(4, on_cpu=True) == [Placement.REPLICATED, Placement.SHARDED]
+    assert possible_places(1, on_cpu=False) == [Placement.REPLICATED, Placement.OFFLOADED]
 
 
 def test_half_the_precision_takes_half_the_room() -> None:
