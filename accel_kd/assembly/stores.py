@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from accel_kd.assembly.models import FoundTeacher, streaming_teacher, teacher_dt
 from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
 from accel_kd.capture import CaptureSettings, capture, columns_of_labels
+from accel_kd.data.buckets import bucket_length
 from accel_kd.data.pooled_rows import PooledRows, pool
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.distributed.collectives import on_every_rank, on_main_rank
@@ -208,7 +210,12 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
     placement = teacher_placement(session, teacher, beside_student=False)
     source = streaming_teacher(session, teacher, columns=None, placement=placement)
     settings = CaptureSettings(
-        section.tokens_per_batch, accelerator.process_index, accelerator.num_processes, session.config.run.progress
+        section.tokens_per_batch,
+        accelerator.process_index,
+        accelerator.num_processes,
+        session.config.run.progress,
+        # How far a text is padded changes its last bits. A CPU gains nothing by shapes that come again.
+        partial(bucket_length, most=session.config.data.max_length) if accelerator.device.type == "cuda" else None,
     )
     shards = [missing[part] for part in plan]
     there = len(place.rows) - len(missing)
