@@ -59,7 +59,7 @@ class DataConfig(Section):
     validation_fraction: OpenFraction = 0.1
     """The share of train that is cut off for validation where the source has no such split."""
     resident_megabytes: Annotated[Integer, Field(ge=0)] = 1024
-    """Each tokenised split, and a store's logits for train, live on the device where they take no more than this; else
+    """Each tokenised split, and a store's logits for train, lives on the device where it takes no more than this; else
     batches are prepared in host memory, pinned and, with `training.num_workers`, ahead. 0: never."""
 
 

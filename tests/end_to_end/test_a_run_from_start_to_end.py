@@ -70,6 +70,7 @@ def test_the_summary_has_its_keys(finished: tuple[Path, str]) -> None:
     figures = summary(finished[0])
     for name in (
         "eval/accuracy", "test/accuracy", "teacher/test_accuracy", "perf/samples_per_second", "num_parameters",
+        "perf/padding_fraction",
         "world_size", "test/in_scope_accuracy", "test/out_of_scope_recall", "test/macro_f1", "test/teacher_agreement",
         "test/teacher_kl", "test/calibration_error",
     ):  # fmt: skip
