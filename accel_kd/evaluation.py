@@ -46,7 +46,10 @@ class Evaluator:
         self._check_stop = check_stop
         self.batch_size = batch_size
         shard = Shard(accelerator.process_index, accelerator.num_processes)
-        self._loader = EvaluationLoader(split, batch_size=batch_size, shard=shard, resident_on=resident_on)
+        pinned = accelerator.device.type == "cuda"
+        self._loader = EvaluationLoader(
+            split, batch_size=batch_size, shard=shard, pin_memory=pinned, resident_on=resident_on
+        )
         self._teacher_logits: list[Tensor] | None = None
 
     @property

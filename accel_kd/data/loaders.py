@@ -178,10 +178,12 @@ class EvaluationLoader:
         *,
         batch_size: int,
         shard: Shard = Shard(),
+        pin_memory: bool = False,
         resident_on: torch.device | None = None,
     ) -> None:
-        """`resident_on` as in `TrainingLoader`."""
+        """`pin_memory` and `resident_on` as in `TrainingLoader`."""
         self.split = split
+        self._pin_memory = pin_memory
         self._resident_on = resident_on
         order = np.argsort(-split.lengths, kind="stable")
         longest_share = -(-len(order) // shard.world_size)
@@ -195,7 +197,8 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._resident is not None:
             return self._resident.batches(self._shares)
-        return (self.split.batch(share.rows, counted=share.counted) for share in self._shares)
+        batches = (self.split.batch(share.rows, counted=share.counted) for share in self._shares)
+        return (batch.pin_memory() for batch in batches) if self._pin_memory else batches
 
     @cached_property
     def _resident(self) -> ResidentSplit | None:
