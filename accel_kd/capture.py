@@ -1,6 +1,7 @@
 """Fills a store: the teacher over the rows that it lacks, each rank its own shards, longest texts first.
 
-A teacher that is whole on each rank is asked by each at its own pace; one that is sharded by all of them together.
+A teacher that is whole on each rank is asked by each at its own pace; one that is sharded by all of them together. It
+is asked about the next batch before its last answer is read, so that a device computes while the host encodes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from accel_kd.data.buckets import PadTo
 from accel_kd.data.pooled_rows import PooledRows
 from accel_kd.errors import RunFailure
 from accel_kd.logit_store.encoding import Encoding
@@ -47,12 +49,14 @@ class Stop(Protocol):
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How the teacher is run: padded tokens at once, and which of the ranks this is."""
+    """How the teacher is run: padded tokens at once, which of the ranks this is, and what a batch's longest text is
+    padded to, so that few shapes come again and again; None: no further, which no bit of a stored logit depends on."""
 
     tokens_per_batch: int
     rank: int
     world_size: int
     bar: bool | None
+    pad_to: PadTo | None = None
 
 
 def capture(
@@ -123,11 +127,15 @@ class _Part:
 
         def write() -> None:
             builder = ShardBuilder(self.encoding)
-            for batch in self._batches(shards[self.settings.rank]):
+            last: _Asked | None = None
+            for number, batch in enumerate(self._batches(shards[self.settings.rank])):
                 if self.stop.is_wanted():
                     self.stop.tell_ranks()
                     return
-                self._add(builder, batch, self._answers(batch, twice=is_first and not len(builder)))
+                asked = self._ask(batch, twice=is_first and number == 0)
+                self._add(builder, last)
+                last = asked
+            self._add(builder, last)
             add_shard(self.description, *builder.build())
 
         self.together(write if self.settings.rank < len(shards) else _nothing)
@@ -142,31 +150,64 @@ class _Part:
         batches = [self._batches(shard) for shard in shards]
         own = batches[self.settings.rank] if self.settings.rank < len(shards) else []
         builder = ShardBuilder(self.encoding)
+        last: _Asked | None = None
         for number in range(max(map(len, batches))):
             self.stop.check_now()
             has_own = number < len(own)
-            batch = own[number] if has_own else shards[0][-1:]
-            answers = self._answers(batch, twice=is_first and number == 0)
-            self.together(partial(self._add, builder, batch, answers) if has_own else _nothing)
+            asked = self._ask(own[number] if has_own else shards[0][-1:], twice=is_first and number == 0)
+            self.together(partial(self._add, builder, last))
+            last = asked if has_own else None
 
         def write() -> None:
+            self._add(builder, last)
             add_shard(self.description, *builder.build())
 
         self.together(write if own else _nothing)
 
     def _batches(self, shard: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        return _batches(shard, self.rows.texts.lengths, self.settings.tokens_per_batch)
+        return _batches(shard, self.rows.texts.lengths, self.settings.tokens_per_batch, self.settings.pad_to)
 
-    def _answers(self, batch: NDArray[np.int64], twice: bool) -> list[torch.Tensor]:
-        """The teacher's logits `[n, V]` for a batch of rows, once or twice."""
-        inputs = self.rows.batch(batch)
-        return [self.teacher.signal(inputs).logits.cpu() for _ in range(1 + twice)]
+    def _ask(self, rows: NDArray[np.int64], twice: bool) -> _Asked:
+        """Asks the teacher about a batch of rows, once or twice, and does not wait for its answer."""
+        batch = self.rows.batch(rows, self.rows.texts.padded_length(rows, self.settings.pad_to))
+        if self.teacher.device.type == "cuda":
+            batch = batch.pin_memory().to(self.teacher.device)
+        return _Asked(rows, [_Answer(self.teacher.signal(batch).logits) for _ in range(1 + twice)])
 
-    def _add(self, builder: ShardBuilder, batch: NDArray[np.int64], answers: list[torch.Tensor]) -> None:
-        if len(answers) > 1:
-            _refuse_randomness(answers[0], answers[1])
-        builder.add(self.rows.keys[batch], answers[0], self.label_columns[batch])
-        self.advance(len(batch))
+    def _add(self, builder: ShardBuilder, asked: _Asked | None) -> None:
+        """Waits for the teacher's answer, where it was asked anything, and keeps it."""
+        if asked is None:
+            return
+        logits, *again = [answer.read() for answer in asked.answers]
+        if again:
+            _refuse_randomness(logits, again[0])
+        builder.add(self.rows.keys[asked.rows], logits, self.label_columns[asked.rows])
+        self.advance(len(asked.rows))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A batch of rows `[n]`, and what the teacher said of it, once or twice."""
+
+    rows: NDArray[np.int64]
+    answers: list[_Answer]
+
+
+class _Answer:
+    """Logits `[n, V]` on their way to host memory."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._logits = logits
+        if logits.device.type == "cuda":
+            self._logits = torch.empty_like(logits, device="cpu", pin_memory=True).copy_(logits, non_blocking=True)
+            self._arrived = torch.cuda.current_stream(logits.device).record_event()
+
+    def read(self) -> torch.Tensor:
+        """The logits on the CPU, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._logits
 
 
 def _nothing() -> None:
@@ -180,11 +221,14 @@ def columns_of_labels(labels: NDArray[np.int64], columns: Sequence[int] | None) 
     return np.where(labels == IGNORED_LABEL, UNLABELLED, np.asarray(columns, dtype=np.int64)[labels])
 
 
-def _batches(rows: NDArray[np.int64], lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
+def _batches(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], tokens: int, pad_to: PadTo | None = None
+) -> list[NDArray[np.int64]]:
     """`rows`, which come longest first, in batches of at most `tokens` padded tokens, and of `STEADY_ROWS` at least."""
     batches, start = [], 0
     while start < len(rows):
-        size = max(STEADY_ROWS, tokens // int(lengths[rows[start]]))
+        longest = int(lengths[rows[start]])
+        size = max(STEADY_ROWS, tokens // (longest if pad_to is None else pad_to(longest)))
         batches.append(rows[start : start + size])
         start += size
     return batches

@@ -142,7 +142,7 @@ def finetune_teacher(session: Session, source: Checkpoint, directory: RunDirecto
     training = finetune_training(config.training, config.teacher.finetune)
     tokenizer = load_tokenizer(source)
     splits = tokenise(session, (tokenizer, from_checkpoint(source, names)))
-    loader = training_loader(training, splits["train"].labelled(), session.accelerator)
+    loader = training_loader(config.data, training, splits["train"].labelled(), session.accelerator)
     run = model_run(
         session,
         job_type="teacher",
@@ -186,9 +186,10 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         splits = tokenise(session, (tokenizer, make_student()))
         scored = held_out(session, splits)
 
-    labelled = training_loader(config.training, splits["train"].labelled(), accelerator)
+    labelled = splits["train"].labelled()
     # Without a teacher there is nothing to learn from a text alone.
-    loader = labelled if source is None else training_loader(config.training, splits["train"], accelerator)
+    learnt_from = labelled if source is None else splits["train"]
+    loader = training_loader(config.data, config.training, learnt_from, accelerator)
     shared: dict[str, Any] = {
         "tokenizer": tokenizer,
         "training": config.training,
@@ -207,7 +208,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
             make_model=make_student,
             objective=loss,
             teacher=None,
-            loader=labelled,
+            loader=training_loader(config.data, config.training, labelled, accelerator),
             **shared,
         )
         run_model(accelerator, run)

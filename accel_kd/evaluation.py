@@ -38,8 +38,10 @@ class Evaluator:
         split: TokenisedSplit,
         batch_size: int,
         check_stop: Callable[[], None] = lambda: None,
+        resident_on: torch.device | None = None,
     ) -> None:
-        """`check_stop` is called before each batch, on all ranks together, and raises where the run is to stop."""
+        """`check_stop` is called before each batch, on all ranks together, and raises where the run is to stop;
+        `resident_on` is where the split lives, see `TrainingLoader`."""
         assert (split.labels != IGNORED_LABEL).all(), "an example without a label cannot be scored"
         self._accelerator = accelerator
         self._task = task
@@ -47,7 +49,10 @@ class Evaluator:
         self._check_stop = check_stop
         self.batch_size = batch_size
         shard = Shard(accelerator.process_index, accelerator.num_processes)
-        self._loader = EvaluationLoader(split, batch_size=batch_size, shard=shard)
+        pinned = accelerator.device.type == "cuda"
+        self._loader = EvaluationLoader(
+            split, batch_size=batch_size, shard=shard, pin_memory=pinned, resident_on=resident_on
+        )
         self._teacher_logits: list[Tensor] | None = None
 
     @property

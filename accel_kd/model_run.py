@@ -177,6 +177,7 @@ def _summary(
         "num_parameters": training.num_parameters,
         "perf/seconds": training.checkpoints.seconds,
         "perf/samples_per_second": meter.samples_per_second,
+        "perf/padding_fraction": meter.padding_fraction,
         "perf/training_seconds": meter.seconds,
         "perf/checkpoint_seconds": training.checkpoints.seconds_waited,
         "num_labels": len(run.task.label_names),

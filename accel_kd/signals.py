@@ -218,11 +218,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one rank needs for one optimizer step: its micro-batches, and the counts over all ranks to divide by."""
+    """What one rank needs for one optimizer step: its micro-batches, and the counts over all ranks to divide by.
+
+    `token_positions` counts the student's `B * L` over the micro-batches of all ranks: tokens, padding and filling rows
+    (0: not counted).
+    """
 
     epoch: int
     micro_batches: list[Batch] = field(repr=False)
     global_counts: GlobalCounts
+    token_positions: int = 0
 
 
 class TensorMap(Protocol):

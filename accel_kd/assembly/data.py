@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.models import checkpoint
 from accel_kd.assembly.session import Session
 from accel_kd.config.checks import accumulation_steps
-from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.config.schema import DataConfig, RunConfig, TrainingConfig
+from accel_kd.data.buckets import PadTo, bucket_length
 from accel_kd.data.examples import Columns, RawSplit, content_order, cut_validation, read_examples
 from accel_kd.data.labels import LabelledSplits, encode_labels
 from accel_kd.data.loaders import Shard, TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
+from accel_kd.data.resident import resident_bytes
 from accel_kd.data.sources import SplitNames, class_label_names, read_splits
 from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
 from accel_kd.models.labels import are_unnamed, names_in_order
 from accel_kd.models.loading import input_names, load_config
 from accel_kd.signals import IGNORED_LABEL
+
+logger = logging.getLogger(__name__)
+
+MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,47 @@ def tokenise(
     return {n: tokenise_split(s, for_student, for_teacher, length) for n, s in session.data.splits.items()}
 
 
+def resident_device(data: DataConfig, name: str, num_bytes: int, device: torch.device) -> torch.device | None:
+    """`device` where what is called `name` lives there, since it takes no more than `data.resident_megabytes`; else
+    None, and a line in the log."""
+    if not data.resident_megabytes:
+        return None
+    if num_bytes <= data.resident_megabytes * MEGABYTE:
+        return device
+    logger.info(
+        "data.resident_megabytes: %s take %s MB, more than %s, and stay in host memory",
+        name, f"{num_bytes / MEGABYTE:,.1f}", f"{data.resident_megabytes:,}",
+    )  # fmt: skip
+    return None
+
+
+def pad_to(data: DataConfig, device: torch.device) -> PadTo | None:
+    """To what lengths micro-batches are padded on `device`: to few on a GPU, so that shapes come again; None: each as
+    far as it needs, since a CPU gains nothing by that, and last bits change with the padding."""
+    return partial(bucket_length, most=data.max_length) if device.type == "cuda" else None
+
+
+def evaluator(session: Session, name: str, split: TokenisedSplit) -> Evaluator:
+    """The split called `name`, ready to be scored."""
+    size, device = session.config.evaluation.micro_batch_size, session.accelerator.device
+    home = resident_device(session.config.data, f"the tokens of {name}", resident_bytes(split), device)
+    return Evaluator(session.accelerator, session.task, split, size, session.attempt.stop.check, home)
+
+
 def held_out(session: Session, splits: Mapping[str, TokenisedSplit]) -> HeldOut:
     """The splits that are scored, ready for it."""
-
-    def evaluator(split: TokenisedSplit) -> Evaluator:
-        size, check = session.config.evaluation.micro_batch_size, session.attempt.stop.check
-        return Evaluator(session.accelerator, session.task, split, size, check)
-
-    return HeldOut(evaluator(splits["validation"]), evaluator(splits["test"]) if "test" in splits else None)
+    test = evaluator(session, "test", splits["test"]) if "test" in splits else None
+    return HeldOut(evaluator(session, "validation", splits["validation"]), test)
 
 
-def training_loader(training: TrainingConfig, split: TokenisedSplit, accelerator: Accelerator) -> TrainingLoader:
-    """The optimizer steps of `training` over `split`, this rank's part of each."""
+def training_loader(
+    data: DataConfig, training: TrainingConfig, split: TokenisedSplit, accelerator: Accelerator
+) -> TrainingLoader:
+    """The optimizer steps of `training` over `split`, this rank's part of each; `data` says where the split lives, and
+    workers, where there are any, make batches in host memory."""
+    home, padded = None, pad_to(data, accelerator.device)
+    if not training.num_workers:
+        home = resident_device(data, "the tokens of train", resident_bytes(split, padded), accelerator.device)
     return TrainingLoader(
         split,
         batch_size=training.batch_size,
@@ -96,6 +134,8 @@ def training_loader(training: TrainingConfig, split: TokenisedSplit, accelerator
         group_by_length=training.group_by_length,
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
+        resident_on=home,
+        pad_to=padded,
     )
 
 

@@ -116,6 +116,8 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     # All ways of taking a step are one step.
     not_of_it = {"max_nonfinite_steps", "num_workers", "step_mode"}
     kept["training"] = {k: v for k, v in settings["training"].items() if k not in not_of_it}
+    # Where the data live changes no batch, nor what the teacher is made of.
+    kept["data"] = {k: v for k, v in settings["data"].items() if k != "resident_megabytes"}
     return kept
 
 

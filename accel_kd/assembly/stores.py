@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from accel_kd.assembly.data import pad_to
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher, teacher_dtype
 from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
@@ -208,7 +209,11 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
     placement = teacher_placement(session, teacher, beside_student=False)
     source = streaming_teacher(session, teacher, columns=None, placement=placement)
     settings = CaptureSettings(
-        section.tokens_per_batch, accelerator.process_index, accelerator.num_processes, session.config.run.progress
+        section.tokens_per_batch,
+        accelerator.process_index,
+        accelerator.num_processes,
+        session.config.run.progress,
+        pad_to(session.config.data, accelerator.device),
     )
     shards = [missing[part] for part in plan]
     there = len(place.rows) - len(missing)

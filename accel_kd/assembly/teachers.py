@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from accel_kd.assembly.data import resident_device
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
 from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.placement import teacher_placement
@@ -27,6 +28,7 @@ from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.cached import CachedTeacher
 from accel_kd.teachers.placement import release_memory
+from accel_kd.teachers.resident import ResidentTeacher, has_one_position_each, resident_bytes
 from accel_kd.teachers.streaming import STEADY_ROWS
 from accel_kd.teachers.write_through import ScoringTeacher, WriteThroughTeacher
 
@@ -93,13 +95,30 @@ def _cached(
     reader = open_complete(session, place, teacher)
     places = reader.lookup(place.rows.keys)
     _look_over(session, teacher, place, reader, places)
-    cached = CachedTeacher(reader, places, place.columns)
     keeps_all = isinstance(session.config.teacher.store.encoding, FullEncodingConfig)
-    scoring: TeacherSource = cached
+    scoring: TeacherSource = CachedTeacher(reader, places, place.columns)
     if not keeps_all:
         placement = teacher_placement(session, teacher, beside_student=False)
         scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
-    return TeacherForRun(cached, scoring, splits, _facts(place, reader), lambda: None)
+    training = _stored(session, place, splits["train"], reader, places)
+    return TeacherForRun(training, scoring, splits, _facts(place, reader), lambda: None)
+
+
+def _stored(
+    session: Session, place: StorePlace, train: TokenisedSplit, reader: StoreReader, places: NDArray[np.int64]
+) -> TeacherSource:
+    """What is stored of the rows of `train`, read where it fits best: on the device, or row by row from the store.
+
+    `places` are the rows of the store for all rows that the teacher reads, -1 where it has none.
+    """
+    assert train.teacher_rows is not None, "the data were not matched with the store"
+    of_train = places[train.teacher_rows]
+    if (of_train >= 0).all() and has_one_position_each(reader, of_train):
+        num_bytes, device = resident_bytes(reader, of_train), session.accelerator.device
+        home = resident_device(session.config.data, "the teacher's signals for train", num_bytes, device)
+        if home is not None:
+            return ResidentTeacher(reader, of_train, home, place.columns)
+    return CachedTeacher(reader, places, place.columns)
 
 
 def _look_over(
@@ -155,6 +174,7 @@ def _write_through(
         write=lambda builder: _write(place, builder),
         seal=seal,
         provides=place.encoding.provides,
+        read=partial(_stored, session, place, splits["train"]),
     )
     if reader is not None:
         on_main_rank(accelerator, lambda: _look_over_what_is_there(place, reader))

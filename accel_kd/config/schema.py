@@ -58,6 +58,9 @@ class DataConfig(Section):
     """Accept train rows without a label; they take part in the distillation alone."""
     validation_fraction: OpenFraction = 0.1
     """The share of train that is cut off for validation where the source has no such split."""
+    resident_megabytes: Annotated[Integer, Field(ge=0)] = 1024
+    """Each tokenised split, and a store's logits for train, lives on the device where it takes no more than this; else
+    batches are prepared in host memory, pinned and, with `training.num_workers`, ahead. 0: never."""
 
 
 def _spell_out_no(value: Any) -> Any:

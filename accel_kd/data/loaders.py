@@ -1,6 +1,7 @@
 """Which examples stand in which optimizer step, on which rank: a function of (seed, epoch) and nothing else.
 
-order of the epoch -> global batches -> one even share a (rank, accumulation step) -> padded micro-batches
+order of the epoch -> global batches -> one even share a (rank, accumulation step) -> padded micro-batches, cut out of
+the split where it lives on the device, else made in host memory
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ import ctypes
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from accel_kd.data.buckets import PadTo
 from accel_kd.data.preprocessing import TokenisedSplit
+from accel_kd.data.resident import ResidentSplit
+from accel_kd.data.shares import Share
 from accel_kd.signals import IGNORED_LABEL, Batch, GlobalCounts, StepBatches
 
 _BATCHES_A_GROUP = 50
@@ -34,25 +39,18 @@ class Shard:
     world_size: int = 1
 
 
-@dataclass(frozen=True)
-class _Share:
-    """The rows of one micro-batch; not `counted` where the batch was too small to give this rank one of its own."""
-
-    rows: NDArray[np.int64]
-    counted: bool
-
-
 class _Shares(Dataset[Batch]):
     """Lets a `DataLoader` turn whole shares into batches, so that it can do so in workers and pin the result."""
 
-    def __init__(self, split: TokenisedSplit) -> None:
+    def __init__(self, split: TokenisedSplit, pad_to: PadTo | None) -> None:
         self.split = split
+        self.pad_to = pad_to
 
-    def __getitems__(self, share: _Share) -> Batch:
-        return self.split.batch(share.rows, counted=share.counted)
+    def __getitems__(self, share: Share) -> Batch:
+        return self.split.batch(share.rows, counted=share.counted, pad_to=self.pad_to)
 
     def __getitem__(self, row: int) -> Batch:
-        return self.split.batch(np.array([row]))
+        return self.split.batch(np.array([row]), pad_to=self.pad_to)
 
 
 class TrainingLoader:
@@ -69,7 +67,23 @@ class TrainingLoader:
         group_by_length: bool = True,
         num_workers: int = 0,
         pin_memory: bool = False,
+        resident_on: torch.device | None = None,
+        pad_to: PadTo | None = None,
     ) -> None:
+        """Args:
+        split: the examples.
+        batch_size: examples an optimizer step, over all ranks and accumulation.
+        accumulation: micro-batches a rank and step.
+        shard: which of the ranks this is.
+        seed: of the order.
+        group_by_length: whether texts of like length come together.
+        num_workers: processes that make batches ahead, in host memory; 0: this one.
+        pin_memory: whether batches in host memory are page-locked.
+        resident_on: the device that the whole split lives on from the first epoch on, so that batches are made there
+            and nothing is copied in between; None: in host memory. Not with `num_workers`.
+        pad_to: see there; None: a micro-batch is as long as its longest text.
+        """
+        assert resident_on is None or not num_workers, "workers make batches in host memory"
         self.split = split
         self.batch_size = batch_size
         self.accumulation = accumulation
@@ -78,6 +92,8 @@ class TrainingLoader:
         self.group_by_length = group_by_length
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.pad_to = pad_to
+        self._resident_on = resident_on
         self._lengths = split.lengths
         # The file's order must not reach the result, so rows are numbered by id before they are shuffled.
         self._canonical = np.array(sorted(range(len(split)), key=split.ids.__getitem__), dtype=np.int64)
@@ -95,17 +111,40 @@ class TrainingLoader:
             return _cut(order, self.batch_size)
         batches = []
         for group in _cut(order, self.batch_size * _BATCHES_A_GROUP):
-            by_length = group[np.argsort(self.split.lengths[group], kind="stable")]
+            by_length = group[np.argsort(self._lengths[group], kind="stable")]
             batches.extend(_cut(by_length, self.batch_size))
         return [batches[number] for number in generator.permutation(len(batches))]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         """The steps of `epoch` from its `first_step` on, each with all its micro-batches on this rank."""
         batches = self.global_batches(epoch)[first_step:]
-        shares = [share for rows in batches for share in self._shares(rows)]
-        micro_batches = iter(
+        shares = [self._shares(rows) for rows in batches]
+        own = [share for of_all in shares for share in of_all[self.shard.rank :: self.shard.world_size]]
+        micro_batches = self._micro_batches(own)
+        for rows, of_all in zip(batches, shares, strict=True):
+            yield StepBatches(
+                epoch,
+                [next(micro_batches) for _ in range(self.accumulation)],
+                self._counts(rows),
+                sum(len(share.rows) * self.split.student.padded_length(share.rows, self.pad_to) for share in of_all),
+            )
+
+    def ids_of_step(self, step: int) -> list[str]:
+        """The examples of the `step`-th optimizer step of a run, from 1, over all ranks."""
+        epoch, number = divmod(step - 1, self.steps_per_epoch)
+        return [self.split.ids[row] for row in self.global_batches(epoch)[number]]
+
+    @cached_property
+    def _resident(self) -> ResidentSplit | None:
+        """The split on its device, made when the first batch is asked for."""
+        return None if self._resident_on is None else ResidentSplit(self.split, self._resident_on, self.pad_to)
+
+    def _micro_batches(self, shares: Sequence[Share]) -> Iterator[Batch]:
+        if self._resident is not None:
+            return self._resident.batches(shares)
+        return iter(
             DataLoader(
-                _Shares(self.split),
+                _Shares(self.split, self.pad_to),
                 batch_sampler=shares,  # type: ignore[arg-type]
                 collate_fn=_as_is,
                 num_workers=self.num_workers,
@@ -115,19 +154,11 @@ class TrainingLoader:
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
-        for rows in batches:
-            yield StepBatches(epoch, [next(micro_batches) for _ in range(self.accumulation)], self._counts(rows))
 
-    def ids_of_step(self, step: int) -> list[str]:
-        """The examples of the `step`-th optimizer step of a run, from 1, over all ranks."""
-        epoch, number = divmod(step - 1, self.steps_per_epoch)
-        return [self.split.ids[row] for row in self.global_batches(epoch)[number]]
-
-    def _shares(self, rows: NDArray[np.int64]) -> list[_Share]:
-        """This rank's part of one global batch: every `world_size`-th of its even pieces."""
+    def _shares(self, rows: NDArray[np.int64]) -> list[Share]:
+        """One global batch in even pieces, of which each rank takes every `world_size`-th."""
         pieces = np.array_split(rows, self.accumulation * self.shard.world_size)
-        mine = pieces[self.shard.rank :: self.shard.world_size]
-        return [_Share(piece, True) if len(piece) else _Share(rows[:1], False) for piece in mine]
+        return [Share(piece) if len(piece) else Share(rows[:1], counted=False) for piece in pieces]
 
     def _counts(self, rows: NDArray[np.int64]) -> GlobalCounts:
         labelled = int(np.count_nonzero(self.split.labels[rows] != IGNORED_LABEL))
@@ -141,19 +172,37 @@ class EvaluationLoader:
     repeats an example that is not counted.
     """
 
-    def __init__(self, split: TokenisedSplit, *, batch_size: int, shard: Shard = Shard()) -> None:
+    def __init__(
+        self,
+        split: TokenisedSplit,
+        *,
+        batch_size: int,
+        shard: Shard = Shard(),
+        pin_memory: bool = False,
+        resident_on: torch.device | None = None,
+    ) -> None:
+        """`pin_memory` and `resident_on` as in `TrainingLoader`."""
         self.split = split
+        self._pin_memory = pin_memory
+        self._resident_on = resident_on
         order = np.argsort(-split.lengths, kind="stable")
         longest_share = -(-len(order) // shard.world_size)
-        self._shares = [_Share(rows, True) for rows in _cut(order[shard.rank :: shard.world_size], batch_size)]
+        self._shares = [Share(rows) for rows in _cut(order[shard.rank :: shard.world_size], batch_size)]
         missing = -(-longest_share // batch_size) - len(self._shares)
-        self._shares += [_Share(order[:1], False)] * missing
+        self._shares += [Share(order[:1], counted=False)] * missing
 
     def __len__(self) -> int:
         return len(self._shares)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.split.batch(share.rows, counted=share.counted) for share in self._shares)
+        if self._resident is not None:
+            return self._resident.batches(self._shares)
+        batches = (self.split.batch(share.rows, counted=share.counted) for share in self._shares)
+        return (batch.pin_memory() for batch in batches) if self._pin_memory else batches
+
+    @cached_property
+    def _resident(self) -> ResidentSplit | None:
+        return None if self._resident_on is None else ResidentSplit(self.split, self._resident_on)
 
 
 def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -25,10 +25,10 @@ class PooledRows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The rows at `rows` as the teacher's micro-batch."""
+    def batch(self, rows: NDArray[np.int64], length: int | None = None) -> Batch:
+        """The rows at `rows` as the teacher's micro-batch, padded to `length`, by default to the longest of them."""
         targets = Targets(torch.from_numpy(self.labels[rows]), torch.ones(len(rows), dtype=torch.bool))
-        return Batch(torch.from_numpy(rows), self.texts.inputs(rows), targets)
+        return Batch(torch.from_numpy(rows), self.texts.inputs(rows, length), targets)
 
 
 def pool(splits: Sequence[TokenisedSplit]) -> tuple[PooledRows, list[NDArray[np.int64]]]:

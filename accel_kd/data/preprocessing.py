@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from accel_kd.data.buckets import PadTo
 from accel_kd.data.examples import Examples
 from accel_kd.errors import UserError
 from accel_kd.signals import IGNORED_LABEL, Batch, Targets
@@ -32,21 +34,26 @@ class Ragged:
         values = np.fromiter((value for sequence in sequences for value in sequence), np.int32, count=int(offsets[-1]))
         return cls(values, offsets)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Lengths `[n]`."""
         return np.diff(self.offsets)
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
         """The sequences at `rows`."""
-        return Ragged.of([self.values[self.offsets[row] : self.offsets[row + 1]].tolist() for row in rows])
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        shift = self.offsets[:-1][rows] - offsets[:-1]
+        return Ragged(self.values[np.repeat(shift, lengths) + np.arange(offsets[-1])], offsets)
 
-    def padded(self, rows: NDArray[np.int64], padding: int) -> torch.Tensor:
-        """The sequences at `rows` as int64 `[N, longest]`, filled up on the right."""
-        parts = [self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows]
-        out = np.full((len(parts), max(map(len, parts))), padding, dtype=np.int64)
-        for number, part in enumerate(parts):
-            out[number, : len(part)] = part
+    def padded(self, rows: NDArray[np.int64], padding: int, length: int | None = None) -> torch.Tensor:
+        """The sequences at `rows` as int64 `[N, length]`, filled up on the right; by default as long as the longest."""
+        lengths = self.lengths[rows]
+        longest = int(lengths.max())
+        assert length is None or length >= longest, f"{longest} tokens do not go into {length}"
+        out = np.full((len(rows), longest if length is None else length), padding, dtype=np.int64)
+        out[np.arange(out.shape[1]) < lengths[:, None]] = self.take(rows).values
         return torch.from_numpy(out)
 
 
@@ -79,9 +86,14 @@ class TokenisedTexts:
             digests[row] = np.frombuffer(digest.digest(), dtype=np.uint8)
         return digests
 
-    def inputs(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """Model inputs `[N, L]` for `rows`, attention mask included."""
-        inputs = {name: ragged.padded(rows, self.padding[name]) for name, ragged in self.features.items()}
+    def padded_length(self, rows: NDArray[np.int64], pad_to: PadTo | None = None) -> int:
+        """The tokens `L` that `rows` have as a micro-batch: those of the longest, or what `pad_to` makes of them."""
+        longest = int(self.lengths[rows].max())
+        return longest if pad_to is None else pad_to(longest)
+
+    def inputs(self, rows: NDArray[np.int64], length: int | None = None) -> dict[str, torch.Tensor]:
+        """Model inputs `[N, length]` for `rows`, attention mask included; by default as long as the longest."""
+        inputs = {name: ragged.padded(rows, self.padding[name], length) for name, ragged in self.features.items()}
         lengths = torch.from_numpy(self.lengths[rows])
         positions = torch.arange(inputs["input_ids"].shape[1])
         inputs["attention_mask"] = (positions[None, :] < lengths[:, None]).long()
@@ -138,14 +150,19 @@ class TokenisedSplit:
         ids = [self.ids[row] for row in rows]
         return TokenisedSplit(ids, self.labels[rows], self.student.take(rows), teacher, numbers)
 
-    def batch(self, rows: NDArray[np.int64], *, counted: bool = True) -> Batch:
-        """The micro-batch of `rows`; with `counted` false it fills a rank's turn and enters no sum."""
+    def batch(self, rows: NDArray[np.int64], *, counted: bool = True, pad_to: PadTo | None = None) -> Batch:
+        """The micro-batch of `rows`; with `counted` false it fills a rank's turn and enters no sum. Each model's tokens
+        are padded to the longest of `rows`, or to what `pad_to` makes of it."""
+
+        def inputs(texts: TokenisedTexts) -> dict[str, torch.Tensor]:
+            return texts.inputs(rows, texts.padded_length(rows, pad_to))
+
         labels = torch.from_numpy(self.labels[rows] if counted else np.full(len(rows), IGNORED_LABEL))
         return Batch(
             rows=torch.from_numpy(rows),
-            inputs=self.student.inputs(rows),
+            inputs=inputs(self.student),
             targets=Targets(labels, torch.full((len(rows),), counted)),
-            teacher_inputs=None if self.teacher is None else self.teacher.inputs(rows),
+            teacher_inputs=None if self.teacher is None else inputs(self.teacher),
             teacher_rows=None if self.teacher_rows is None else torch.from_numpy(self.teacher_rows[rows]),
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from accel_kd.errors import RunFailure
 from accel_kd.logit_store.encoding import Encoding
+from accel_kd.logit_store.encodings.base import are_finite
 from accel_kd.logit_store.fidelity import FidelityMeter
 from accel_kd.logit_store.keys import Keys
 from accel_kd.logit_store.shard import ShardRows
@@ -116,11 +117,12 @@ def noise_keys(keys: Keys, num_positions: NDArray[np.int64]) -> NDArray[np.uint6
 
 def refuse_non_finite(keys: Keys, logits: Tensor, num_positions: NDArray[np.int64]) -> None:
     """Raises `RunFailure` where a logit `[positions, V]` is not finite, with the id of the first such example."""
+    if are_finite(logits):
+        return
     wrong = np.flatnonzero(~torch.isfinite(logits).all(dim=-1).numpy())
-    if len(wrong):
-        owner = np.repeat(np.arange(len(keys)), num_positions)[wrong]
-        example = keys[owner[0], :16].tobytes().hex()
-        raise RunFailure(
-            f"teacher.model: its logits for the example {example} are not finite ({len(np.unique(owner))} such "
-            "examples in this batch), so they are not stored; try teacher.dtype=float32, or look at the checkpoint"
-        )
+    owner = np.repeat(np.arange(len(keys)), num_positions)[wrong]
+    example = keys[owner[0], :16].tobytes().hex()
+    raise RunFailure(
+        f"teacher.model: its logits for the example {example} are not finite ({len(np.unique(owner))} such "
+        "examples in this batch), so they are not stored; try teacher.dtype=float32, or look at the checkpoint"
+    )

@@ -13,7 +13,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class StepRecord:
     """What a step leaves behind: its losses by name, still this rank's share of the global mean, the gradient norm
-    before clipping (equal on all ranks), and what is known on the host anyway."""
+    before clipping (equal on all ranks), and what is known on the host anyway; tokens and positions as in
+    `StepBatches`."""
 
     step: int
     epoch: float
@@ -21,6 +22,8 @@ class StepRecord:
     num_examples: int
     losses: dict[str, Tensor]
     gradient_norm: Tensor
+    num_tokens: int = 0
+    token_positions: int = 0
 
 
 class StepMeter:
@@ -34,6 +37,10 @@ class StepMeter:
         """Time spent training, evaluation and logging left out."""
         self.num_examples = 0
         """Examples trained on in that time."""
+        self.num_tokens = 0
+        """The student's tokens of these examples."""
+        self.token_positions = 0
+        """Positions that it computed for them, padding and filling rows among them, over all ranks."""
 
     def add(self, record: StepRecord) -> None:
         """Keeps a step for the next flush."""
@@ -55,7 +62,10 @@ class StepMeter:
         losses = sum(shares[1:], start=shares[0]).tolist()
         norms = torch.stack([record.gradient_norm.float() for record in self._records]).tolist()
         self.seconds += time.perf_counter() - self._started
-        self.num_examples += sum(record.num_examples for record in self._records)
+        for record in self._records:
+            self.num_examples += record.num_examples
+            self.num_tokens += record.num_tokens
+            self.token_positions += record.token_positions
         rows = []
         for record, values, norm in zip(self._records, losses, norms, strict=True):
             row: dict[str, float] = {
@@ -74,3 +84,8 @@ class StepMeter:
     def samples_per_second(self) -> float:
         """Training rate over all ranks so far."""
         return self.num_examples / self.seconds if self.seconds else 0.0
+
+    @property
+    def padding_fraction(self) -> float:
+        """Share of the student's positions so far, over all ranks, that held no token of a counted example."""
+        return 1.0 - self.num_tokens / self.token_positions if self.token_positions else 0.0

@@ -48,8 +48,9 @@ class StreamingTeacher(WithoutMemory):
         self.needs_all_ranks = placement == "sharded" and world_size > 1
         """Whether each call of `signal` waits for one on every other rank."""
         self.is_recordable = placement == "replicated"
+        self.device = device
+        """Where its forward runs."""
         self._task = task
-        self._device = device
         self._columns = None if columns is None else torch.tensor(list(columns), device=device)
         self._min_rows = max(min_rows, _FEWEST_ROWS)
 
@@ -59,7 +60,7 @@ class StreamingTeacher(WithoutMemory):
         for; in fp32 whatever the model's precision."""
         assert not self.model.training, "the teacher was put into training mode"
         inputs = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
-        filled = {name: _filled(tensor.to(self._device), self._min_rows) for name, tensor in inputs.items()}
+        filled = {name: _filled(tensor.to(self.device), self._min_rows) for name, tensor in inputs.items()}
         layers, num_rows = self.provides.hidden_states, len(batch.rows)
         output = self.model(**filled, output_hidden_states=True) if layers else self.model(**filled)
         logits = self._task.score(batch, output).logits[:num_rows].float()

@@ -13,8 +13,8 @@ from accel_kd.logit_store.keys import Keys
 from accel_kd.logit_store.reader import StoreReader
 from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.signals import Batch, Signal, SignalNeeds, TeacherSignal
-from accel_kd.teachers.base import WithoutMemory
-from accel_kd.teachers.cached import CachedTeacher, in_label_order
+from accel_kd.teachers.base import TeacherSource, WithoutMemory
+from accel_kd.teachers.cached import in_label_order
 from accel_kd.teachers.streaming import EVERY_LOGIT, StreamingTeacher
 
 
@@ -39,6 +39,7 @@ class WriteThroughTeacher:
         write: Callable[[ShardBuilder], None],
         seal: Callable[[Callable[[], None]], StoreReader | None],
         provides: SignalNeeds,
+        read: Callable[[StoreReader, NDArray[np.int64]], TeacherSource],
     ) -> None:
         """Args:
         streaming: the teacher, with its logits in its own column order.
@@ -52,7 +53,10 @@ class WriteThroughTeacher:
         seal: lets every rank write by the function that it is given, then makes all that part of the store and opens
             that; called by all ranks together.
         provides: what streamed and stored signals both give.
+        read: the source that reads the rows which the store has, given the store and the place in it of each of `keys`
+            (-1: none).
         """
+        self._read = read
         self.provides = provides
         self._streaming = streaming
         self._keys = keys
@@ -128,11 +132,10 @@ class WriteThroughTeacher:
     def _use(self, reader: StoreReader | None) -> None:
         self._kept = np.zeros(len(self._keys), dtype=np.bool_)
         self._places = np.full(len(self._keys), -1, dtype=np.int64)
-        self._cached: CachedTeacher | None = None
+        self._cached: TeacherSource | None = None
         if reader is not None:
             self._places = reader.lookup(self._keys)
-            columns = None if self._columns is None else self._columns.tolist()
-            self._cached = CachedTeacher(reader, self._places, columns)
+            self._cached = self._read(reader, self._places)
 
 
 class ScoringTeacher(WithoutMemory):

@@ -101,6 +101,9 @@ class TrainingCheckpoints:
             self._trained.engine.load_scaler_state(checkpoint.state["scaler"])
         self._trained.meter.seconds = checkpoint.state["training_seconds"]
         self._trained.meter.num_examples = state.num_examples
+        # A checkpoint of an older version does not count them.
+        self._trained.meter.num_tokens = checkpoint.state.get("num_tokens", 0)
+        self._trained.meter.token_positions = checkpoint.state.get("token_positions", 0)
         self._trained.non_finite.num_steps = checkpoint.state["num_nonfinite_steps"]
         self._kept_best = set(checkpoint.state["kept_best"])
         self._seconds_before = checkpoint.state["seconds"]
@@ -253,6 +256,8 @@ class TrainingCheckpoints:
             "scaler": self._trained.engine.scaler_state(),
             "seconds": self.seconds,
             "training_seconds": self._trained.meter.seconds,
+            "num_tokens": self._trained.meter.num_tokens,
+            "token_positions": self._trained.meter.token_positions,
             "checkpoint_seconds": self.seconds_waited,
             "num_nonfinite_steps": self._trained.non_finite.num_steps,
             "world_size": self._accelerator.num_processes,

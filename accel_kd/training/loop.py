@@ -163,7 +163,10 @@ class Loop:
         epoch = self.state.steps / self._loader.steps_per_epoch
         examples = batches.global_counts.positions
         self.state.num_examples += examples
-        self._meter.add(StepRecord(self.state.steps, epoch, learning_rate, examples, losses, gradient_norm))
+        tokens, positions = batches.global_counts.tokens or 0, batches.token_positions
+        self._meter.add(
+            StepRecord(self.state.steps, epoch, learning_rate, examples, losses, gradient_norm, tokens, positions)
+        )
 
     def _save(self) -> None:
         with self._around.phases("checkpoint"):

@@ -55,7 +55,9 @@ def write_reference(recipe: str, overrides: list[str], folder: str) -> None:
             for_teacher = (load_tokenizer(found.checkpoint), teacher_shape(found.checkpoint, config.teacher.attention))
         seed_everywhere(config.training.seed)
         split = tokenise(session, (tokenizer, without_projections(make_student())), for_teacher)["train"]
-        loader = training_loader(config.training, split if teacher is not None else split.labelled(), accelerator)
+        loader = training_loader(
+            config.data, config.training, split if teacher is not None else split.labelled(), accelerator
+        )
         seed_everywhere(config.training.seed)
         student = make_student()
     into = Path(folder)

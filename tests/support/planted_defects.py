@@ -55,13 +55,16 @@ def store_rows_shuffled() -> None:
     import numpy as np
 
     from accel_kd.teachers.cached import CachedTeacher
+    from accel_kd.teachers.resident import ResidentTeacher
 
-    original = CachedTeacher.__init__
+    def shuffled(original: Any) -> Any:
+        def start(self: Any, reader: Any, places: Any, *others: Any) -> None:
+            original(self, reader, np.roll(places, 1), *others)
 
-    def start(self: Any, reader: Any, places: Any, columns: Any = None) -> None:
-        original(self, reader, np.roll(places, 1), columns)
+        return start
 
-    CachedTeacher.__init__ = start  # type: ignore[method-assign]
+    for source in (CachedTeacher, ResidentTeacher):
+        source.__init__ = shuffled(source.__init__)  # type: ignore[method-assign]
 
 
 def square_of_the_temperature_missing_in_the_gradient() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accel_kd.errors import UserError
-from accel_kd.logit_store.encodings.base import SETTING, Layout, assert_encodable, bytes_of
+from accel_kd.logit_store.encodings.base import SETTING, Layout, are_finite, assert_encodable, bytes_of
 from accel_kd.signals import Signal, SignalNeeds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,7 +52,7 @@ class Full:
         assert_encodable(logits, noise_keys, self.num_classes)
         # A copy even where the dtype stays: what is kept must not change with the caller's tensor.
         rounded = logits.to(DTYPES[self.dtype], copy=True).contiguous()
-        if rounded.numel() and not rounded.abs().amax().isfinite():
+        if not are_finite(rounded):
             largest = torch.finfo(DTYPES[self.dtype]).max
             raise UserError(
                 f"{SETTING}.dtype: {self.dtype} ends at {largest:g}, but the teacher has a logit of size "

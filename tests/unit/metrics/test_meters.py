@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -94,5 +96,12 @@ def test_time_between_two_flushes_without_a_break_is_counted_once(meter: StepMet
     assert meter.seconds == 4.5
 
 
-def test_the_rate_of_nothing_is_nothing(meter: StepMeter) -> None:
-    assert meter.samples_per_second == 0.0
+def test_the_rate_and_the_padding_of_nothing_are_nothing(meter: StepMeter) -> None:
+    assert meter.samples_per_second == meter.padding_fraction == 0.0
+
+
+def test_padding_is_the_share_of_all_positions_that_held_no_token(meter: StepMeter) -> None:
+    for step, tokens, positions in ((1, 30, 40), (2, 15, 20), (3, 5, 40)):
+        meter.add(dataclasses.replace(record(step), num_tokens=tokens, token_positions=positions))
+        meter.flush()
+    assert meter.padding_fraction == 0.5
