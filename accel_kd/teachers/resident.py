@@ -22,6 +22,8 @@ class ResidentTeacher(WithoutMemory):
     """Gives what a `CachedTeacher` gives, to the last bit, for the batches of the one split that it was made for: it
     finds rows by `Batch.rows`, which are on the device, so that the host neither looks anything up nor copies."""
 
+    is_recordable = True
+
     def __init__(
         self,
         reader: StoreReader,

@@ -13,6 +13,7 @@ from accel_kd.teachers import resident
 from accel_kd.teachers.cached import CachedTeacher
 from accel_kd.teachers.resident import ResidentTeacher, has_one_position_each, resident_bytes
 from tests.support import stores
+from tests.support.op_tape import OpTape
 from tests.support.stored_signals import ENCODINGS, NUM_ROWS, batch, encoded_store, tensors
 
 CPU = torch.device("cpu")
@@ -40,6 +41,27 @@ def test_a_batch_gets_the_bits_that_are_read_from_the_store(
         assert tensors(ours).keys() == tensors(theirs).keys()
         for name, tensor in tensors(theirs).items():
             assert tensors(ours)[name].dtype == tensor.dtype and torch.equal(tensors(ours)[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_a_recording_of_it_answers_for_rows_that_come_later(tmp_path: Path, kind: str) -> None:
+    reader = encoded_store(tmp_path, ENCODINGS[kind])
+    held, every_row = ResidentTeacher(reader, np.arange(NUM_ROWS), CPU), np.arange(NUM_ROWS)
+    assert held.is_recordable
+    given = batch(np.arange(9), every_row)
+    kept = {name: torch.empty_like(tensor) for name, tensor in tensors(held.signal(given)).items()}
+
+    def answer() -> None:
+        for name, tensor in tensors(held.signal(given)).items():
+            kept[name].copy_(tensor)
+
+    replay = OpTape(list).record(answer)
+    for first in (20, 60):
+        later = batch(np.arange(first, first + 9), every_row)
+        given.rows.copy_(later.rows)
+        replay()
+        for name, tensor in tensors(held.signal(later)).items():
+            assert torch.equal(kept[name], tensor), name
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
