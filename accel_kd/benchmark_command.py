@@ -16,7 +16,14 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `benchmark` to the program's commands."""
     benchmark = commands.add_parser("benchmark", help="measure the program beside its peers", description=__doc__)
     kinds = benchmark.add_subparsers(required=True, metavar="KIND")
-    train = kinds.add_parser("train", help="training, beside a Trainer's", description=_train.__doc__)
+    train = kinds.add_parser(
+        "train",
+        help="training, beside a Trainer's",
+        description=_train.__doc__,
+        epilog="The recipe gives texts, labels, tokenizer, batch size, alpha, temperature and precision; the optimizer "
+        "of both is the Trainer's. Every label is used, and no more texts than the steps take. Models and store go to "
+        "a temporary folder; set TMPDIR to choose its disk.",
+    )
     train.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     train.add_argument(

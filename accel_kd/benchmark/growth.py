@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from accel_kd.benchmark.contestants import Ours, Peer
 from accel_kd.benchmark.given import given_logits, given_step
 from accel_kd.benchmark.growth_ranks import rank_trial
-from accel_kd.benchmark.rounds import PEER, take_turns
+from accel_kd.benchmark.rounds import PEER, device_name, take_turns
 from accel_kd.benchmark.workbench import Workbench
 from accel_kd.errors import RunFailure
 from accel_kd.models.loading import check_length
@@ -55,6 +56,7 @@ class Cell:
     length: int | None
     num_ranks: int
     threads: int
+    device: str
     examples_per_second: Sequence[float] | None
     """One a round; None: left out."""
     because: str = ""
@@ -79,11 +81,10 @@ def measure_growth(
     student, teacher = bench.make_student().config, bench.peers_teacher().config
     for shape in (student, teacher):
         check_length(shape, max(growth.lengths), "--lengths: the model")
+    outlook = _Outlook(student, teacher, bench, ceiling, growth.step_seconds)
     cells: list[Cell] = []
     for batch_size, length in itertools.product(sorted(growth.batch_sizes), sorted(growth.lengths)):
-        cells += _cells(
-            bench, growth, modes, _Outlook(student, teacher, bench, ceiling, growth), batch_size, length, folder
-        )
+        cells += _cells(bench, growth, modes, outlook, batch_size, length, folder)
         for cell in cells[-len(modes) - 1 :]:
             report(f"batch {batch_size}, length {length}, {cell.contestant}: {cell.because or _rate(cell)}")
     for num_ranks in growth.ranks:
@@ -100,20 +101,30 @@ class _Outlook:
     """What a step of a size will take, told from its models' shapes."""
 
     def __init__(
-        self, student: PretrainedConfig, teacher: PretrainedConfig, bench: Workbench, ceiling: float, growth: Growth
+        self, student: PretrainedConfig, teacher: PretrainedConfig, bench: Workbench, ceiling: float, limit: float
     ) -> None:
+        """`ceiling` in operations a second; a step that takes more than `limit` seconds is objected to."""
         self._student, self._teacher = on_meta(student), on_meta(teacher)
-        self._device, self._ceiling, self._limit = bench.device, ceiling, growth.step_seconds
+        self._device, self._ceiling, self._limit = bench.device, ceiling, limit
+        self._autocast = torch.bfloat16 if bench.config.training.precision == "bf16" else None
 
-    def objection(self, batch_size: int, length: int, *, with_teacher: bool) -> str:
-        """Why it is left out; empty where it is not."""
-        kind: DeviceType = "cuda" if self._device.type == "cuda" else "cpu"
-        costs = model_costs(self._student, batch_size, length, device=kind)
-        flops, num_bytes = costs.step_flops, _bytes_in_training(costs)
-        if with_teacher:
-            asked = model_costs(self._teacher, batch_size, length, trains=False, device=kind)
-            flops += asked.forward_flops
-            num_bytes += asked.weight_bytes
+    def objections(self, batch_size: int, length: int) -> tuple[str, str]:
+        """Why ours is left out, without a teacher, and why the peer, with its own; empty where it is not."""
+        device: DeviceType = "cuda" if self._device.type == "cuda" else "cpu"
+
+        def costs(model: PreTrainedModel, trains: bool) -> ModelCosts:
+            cast = self._autocast
+            return model_costs(model, batch_size, length, autocast_dtype=cast, trains=trains, device=device)
+
+        student, teacher = costs(self._student, True), costs(self._teacher, False)
+        own_bytes = _bytes_in_training(student)
+        with_teacher = own_bytes + teacher.weight_bytes + teacher.forward_peak_bytes
+        return (
+            self._objection(student.step_flops, own_bytes),
+            self._objection(student.step_flops + teacher.forward_flops, with_teacher),
+        )
+
+    def _objection(self, flops: int, num_bytes: int) -> str:
         seconds = flops / (_USUAL_UTILISATION * self._ceiling)
         if seconds > self._limit:
             return f"left out: a step would take about {seconds:.0f} s"
@@ -131,7 +142,9 @@ def _bytes_in_training(costs: ModelCosts) -> int:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    assert match is not None, "Linux says how much memory is available"
+    return 1024 * int(match[1])
 
 
 def _cells(
@@ -144,8 +157,8 @@ def _cells(
     folder: Path,
 ) -> list[Cell]:
     """Ours in each mode, from given logits, and the peer, with its teacher."""
-    objections = {mode: outlook.objection(batch_size, length, with_teacher=False) for mode in modes}
-    objections[PEER] = outlook.objection(batch_size, length, with_teacher=True)
+    ours, peers = outlook.objections(batch_size, length)
+    objections = dict.fromkeys(modes, ours) | {PEER: peers}
     num_steps = _WARM_UP + growth.num_rounds * (growth.num_steps + 1)
     student = bench.make_student()
     step = given_step(student, batch_size, length)
@@ -156,14 +169,14 @@ def _cells(
             contestants.append(Ours(bench, mode, mode, teacher, itertools.repeat(step), num_steps))
     if not objections[PEER]:
         contestants.append(Peer(bench, folder, step.micro_batches * (growth.num_steps + 1)))
-    trials = take_turns(contestants, growth.num_rounds, growth.num_steps, _WARM_UP)
+    trials = take_turns(contestants, growth.num_rounds, growth.num_steps, _WARM_UP) if contestants else {}
     speeds = {name: [trial.examples_per_second for trial in own] for name, own in trials.items()}
     contestants.clear()
     bench.accelerator.free_memory()
     release_memory()
     threads = torch.get_num_threads()
     return [
-        Cell(_ours(name), batch_size, length, 1, threads, speeds.get(name), because)
+        Cell(_ours(name), batch_size, length, 1, threads, device_name(bench.device), speeds.get(name), because)
         for name, because in objections.items()
     ]
 
@@ -191,4 +204,4 @@ def _on_ranks(
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise RunFailure(f"--ranks: {num_ranks} ranks ended with {codes}: {said[-1] if said else 'they said nothing'}")
     speeds: dict[str, list[float]] = json.loads(answer.read_text())
-    return [Cell(_ours(name), batch_size, None, num_ranks, threads, found) for name, found in speeds.items()]
+    return [Cell(_ours(name), batch_size, None, num_ranks, threads, "cpu", found) for name, found in speeds.items()]

@@ -40,9 +40,8 @@ def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str)
     axes.set_yticks(range(len(figures)), [one.name for one in figures])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * longest)
-    axes.set_xlabel(
-        f"examples/s: median of {where['num_rounds']} rounds, from the least to the most; x: over the {PEER}'s of the round"
-    )
+    rounds = f"median of {where['num_rounds']} rounds, from the least to the most"
+    axes.set_xlabel(f"examples/s: {rounds}; x: over the {PEER}'s of the same round")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(_title(where), fontsize="medium", x=0.01, ha="left")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
@@ -118,13 +118,12 @@ def take_turns(
     return trials
 
 
-def ratios(trials: Mapping[str, Sequence[Trial]], name: str, to: str = PEER) -> list[float]:
-    """Speed of `name` over that of `to`, round by round."""
-    pairs = zip(trials[name], trials[to], strict=True)
-    return [one.examples_per_second / other.examples_per_second for one, other in pairs]
-
-
 def wait_for(device: torch.device) -> None:
     """Returns when the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -25,11 +25,18 @@ from accel_kd.benchmark.growth import Growth, measure_growth
 from accel_kd.benchmark.operations import Operations, ceiling
 from accel_kd.benchmark.plots import plot_speeds, refuse_lack_of_matplotlib
 from accel_kd.benchmark.report import circumstances
-from accel_kd.benchmark.rounds import PEER, take_turns
+from accel_kd.benchmark.rounds import PEER, device_name, take_turns
 from accel_kd.benchmark.sameness import Sameness
 from accel_kd.benchmark.train_report import Figures, growth_rows, growth_table, rows, text
 from accel_kd.benchmark.train_trial import Request, in_process_of_its_own
-from accel_kd.benchmark.workbench import STREAMING, Workbench, first_rows, opened, own_settings
+from accel_kd.benchmark.workbench import (
+    STREAMING,
+    Workbench,
+    first_rows,
+    opened,
+    own_settings,
+    refuse_what_the_peer_lacks,
+)
 from accel_kd.config import load_recipe
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.errors import UserError
@@ -101,7 +108,7 @@ def benchmark_train(
             "recipe": recipe, "overrides": list(overrides), "config": bench.config.model_dump(mode="json"),
             "models": settings.models, "num_steps": settings.num_steps, "num_rounds": settings.num_rounds,
             "warm_up": settings.warm_up, "load_average": load_average, "threads": torch.get_num_threads(),
-            "num_ranks": 1, "device": _device_name(bench.device),
+            "num_ranks": 1, "device": device_name(bench.device),
         }  # fmt: skip
         figures = _compare(bench, settings, folder)
         bench.accelerator.free_memory()
@@ -129,6 +136,7 @@ def _refuse_unknown_modes(modes: Sequence[str]) -> None:
 def _settle(recipe: str, overrides: Sequence[str], settings: Settings, folder: Path) -> list[str]:
     """All settings that replace the recipe's, the models written to `folder`."""
     config = load_recipe(recipe, overrides)
+    refuse_what_the_peer_lacks(config)
     wanted = max(_FEWEST_BATCHES, settings.total_steps) * config.training.batch_size
     num_texts = min(config.data.max_train_examples or wanted, wanted)
     return [*overrides, *write_models(settings.models, config, folder), *own_settings(folder, num_texts)]
@@ -238,10 +246,6 @@ def _ask_each(
             _report(f"{one.name}, losses beside the {PEER}'s: {same.largest:.1e}, then {same.last:.1e}")
         found.append(one)
     return found
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _report(line: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -35,14 +35,17 @@ class Figures:
     peak_bytes: int | None = None
     sameness: Sameness | None = None
     """With the peer; None for the peer itself."""
-    speeds: list[float] = field(init=False)
-    ratios: list[float] = field(init=False)
 
-    def __post_init__(self) -> None:
-        speeds = [trial.examples_per_second for trial in self.trials]
+    @property
+    def speeds(self) -> list[float]:
+        """Examples a second."""
+        return [trial.examples_per_second for trial in self.trials]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Speed over the peer's of the same round."""
         others = [trial.examples_per_second for trial in self.peers_trials]
-        object.__setattr__(self, "speeds", speeds)
-        object.__setattr__(self, "ratios", [own / other for own, other in zip(speeds, others, strict=True)])
+        return [own / other for own, other in zip(self.speeds, others, strict=True)]
 
     @property
     def seconds_per_step(self) -> float:
@@ -191,6 +194,7 @@ def growth_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "length": cell.length,
             "num_ranks": cell.num_ranks,
             "threads": cell.threads,
+            "device": cell.device,
             "examples_per_second": cell.examples_per_second,
             "examples_per_second_median": cell.examples_per_second and median(cell.examples_per_second),
             "left_out": cell.because or None,
