@@ -11,6 +11,8 @@ from accel_kd.config import load_recipe
 from accel_kd.errors import UserError
 from accel_kd.quietness import quieten_libraries
 
+_MODES = ("eager", "compiled", "graphed")
+
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `benchmark` to the program's commands."""
@@ -36,7 +38,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--sources", type=_names, default=["store", "streaming"],
         help="whence our teacher's signal comes; default: store,streaming",
     )  # fmt: skip
-    train.add_argument("--modes", type=_names, default=["eager"], help="how our steps are executed; default: eager")
+    train.add_argument(
+        "--modes", type=_names, default=["eager"], help="eager, compiled, graphed or several; default: eager"
+    )
     train.add_argument("--steps", type=count, default=20, help="timed steps of a round; default: 20")
     train.add_argument("--repeats", type=count, default=5, help="rounds; default: 5")
     train.add_argument("--warm-up", type=count, default=5, help="steps of each before the first round; default: 5")
@@ -63,6 +67,9 @@ def _train(parsed: argparse.Namespace) -> str:
     unknown = [name for name in parsed.sources if name not in ("store", "streaming")]
     if unknown:
         raise UserError(f"--sources: {unknown[0]!r} is none; give store, streaming or both")
+    unknown = [name for name in parsed.modes if name not in _MODES]
+    if unknown:
+        raise UserError(f"--modes: {unknown[0]!r} is no way to take a step; there are {', '.join(_MODES)}")
     if parsed.ranks and not parsed.growth:
         raise UserError("--ranks: they are measured with --growth; add it")
     load_recipe(parsed.recipe, parsed.overrides)

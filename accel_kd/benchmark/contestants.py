@@ -6,11 +6,10 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,18 +31,18 @@ from accel_kd.benchmark.seed_trainer import (
 )
 from accel_kd.benchmark.workbench import Workbench
 from accel_kd.data.examples import Examples
-from accel_kd.data.loaders import TrainingLoader
 from accel_kd.distributed.seeding import seed_rank
 from accel_kd.engines import Engine, start_engine
+from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
 from accel_kd.signals import Batch, StepBatches
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.training.optimizer import learning_rate_schedule, make_optimizer
-from accel_kd.training.step import EagerStep
+from accel_kd.training.step import Step
+from accel_kd.training.step_modes import Launch, StepMode, choose_step_mode, make_step
 
-EAGER = "eager"
-MODES = (EAGER,)
-"""How a step of ours is executed."""
+EAGER: Final = "eager"
+GRAPHED: Final = "graphed"
 
 
 class Ours:
@@ -53,7 +52,7 @@ class Ours:
         self,
         bench: Workbench,
         name: str,
-        mode: str,
+        mode: StepMode,
         teacher: TeacherSource,
         batches: Iterable[StepBatches],
         total_steps: int,
@@ -95,22 +94,25 @@ class Ours:
         return masks
 
 
+def refuse_impossible_mode(bench: Workbench, mode: StepMode) -> None:
+    """Raises `UserError` for a mode that is impossible here."""
+    try:
+        choose_step_mode(mode, Launch.of(bench.accelerator, "adamw"), 0.0)
+    except UserError as error:
+        raise UserError(f"--modes: {str(error).partition(': ')[2]}") from error
+
+
 def _training(
-    bench: Workbench, mode: str, model: PreTrainedModel, teacher: TeacherSource, total_steps: int
-) -> tuple[Engine, Callable[[StepBatches], tuple[dict[str, Tensor], Tensor]]]:
-    """An engine and a step with the peer's optimizer; the one place that knows how a mode makes them."""
-    assert mode in MODES, mode
+    bench: Workbench, mode: StepMode, model: PreTrainedModel, teacher: TeacherSource, total_steps: int
+) -> tuple[Engine, Step]:
+    """An engine and a step with the peer's optimizer."""
     optimizer = make_optimizer("adamw", model, LEARNING_RATE, WEIGHT_DECAY)
     schedule = learning_rate_schedule(optimizer, SCHEDULE, total_steps, 0.0)
     engine = start_engine(bench.accelerator, model, optimizer, MAX_GRAD_NORM)
     seed_rank(bench.config.training.seed, bench.accelerator.process_index)
     loss = objective(bench.config.objective)
-    return engine, EagerStep(bench.accelerator, engine, schedule, bench.session.task, loss, teacher)
-
-
-def endless(loader: TrainingLoader) -> Iterator[StepBatches]:
-    """Epoch after epoch."""
-    return (batches for epoch in itertools.count() for batches in loader.epoch(epoch))
+    parts = bench.accelerator, engine, schedule, bench.session.task, loss, teacher
+    return engine, make_step(mode, *parts, optimizer=optimizer)
 
 
 class Peer:
@@ -229,35 +231,3 @@ class _WatchedTrainer(SeedTrainer):
 
 def _as_the_collator_gives_it(batch: Batch) -> dict[str, Tensor]:
     return {**batch.inputs, "labels": batch.targets.labels}
-
-
-class Stopwatch:
-    """Times each forward of a module, the device waited for before and after."""
-
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self.seconds: list[float] = []
-        self._device = device
-        self._hooks = [module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end)]
-
-    def remove(self) -> None:
-        """Lets the module be as it was."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _begin(self, *_: Any) -> None:
-        wait_for(self._device)
-        self._started = time.perf_counter()
-
-    def _end(self, *_: Any) -> None:
-        wait_for(self._device)
-        self.seconds.append(time.perf_counter() - self._started)
-
-
-def teachers_share(contestant: Ours | Peer, teacher: nn.Module, num_steps: int, device: torch.device) -> float:
-    """The share of the time of `num_steps` steps that passes in the teacher's forward; the student has the rest."""
-    watch = Stopwatch(teacher, device)
-    try:
-        trial = contestant.run(1, num_steps)
-    finally:
-        watch.remove()
-    return sum(watch.seconds[-num_steps:]) / trial.seconds

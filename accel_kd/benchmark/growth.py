@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from accel_kd.benchmark.contestants import Ours, Peer
+from accel_kd.benchmark.contestants import EAGER, GRAPHED, Ours, Peer
 from accel_kd.benchmark.given import given_logits, given_step
 from accel_kd.benchmark.growth_ranks import rank_trial
 from accel_kd.benchmark.rounds import PEER, device_name, take_turns
@@ -23,6 +23,7 @@ from accel_kd.errors import RunFailure
 from accel_kd.models.loading import check_length
 from accel_kd.planning.model_costs import DeviceType, ModelCosts, model_costs, on_meta
 from accel_kd.teachers.placement import release_memory
+from accel_kd.training.step_modes import StepMode
 from accel_kd.verify.processes import Starter
 
 _WARM_UP = 1
@@ -67,7 +68,7 @@ def measure_growth(
     recipe: str,
     overrides: Sequence[str],
     growth: Growth,
-    modes: Sequence[str],
+    modes: Sequence[StepMode],
     ceiling: float,
     folder: Path,
     report: Callable[[str], None],
@@ -150,7 +151,7 @@ def _free_bytes(device: torch.device) -> int:
 def _cells(
     bench: Workbench,
     growth: Growth,
-    modes: Sequence[str],
+    modes: Sequence[StepMode],
     outlook: _Outlook,
     batch_size: int,
     length: int,
@@ -189,16 +190,17 @@ def _on_ranks(
     recipe: str,
     overrides: Sequence[str],
     growth: Growth,
-    modes: Sequence[str],
+    modes: Sequence[StepMode],
     num_ranks: int,
     batch_size: int,
     folder: Path,
 ) -> list[Cell]:
     """The recipe's own texts and batch, shared out over ranks that share out the cores."""
+    on_cpu = [mode for mode in modes if mode != GRAPHED] or [EAGER]
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     answer, log = folder / f"ranks-{num_ranks}.json", folder / f"ranks-{num_ranks}.log"
     starter = Starter(threads, _RANKS_TIMEOUT_SECONDS, ["accel_kd.benchmark.growth_ranks"])
-    given = (recipe, list(overrides), list(modes), growth.num_steps, growth.num_rounds, str(answer))
+    given = (recipe, list(overrides), on_cpu, growth.num_steps, growth.num_rounds, str(answer))
     codes = starter.run(rank_trial, given, log, ranks=num_ranks)
     if any(codes):
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]

@@ -7,17 +7,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from accel_kd.benchmark.contestants import Ours, Peer, endless
+from accel_kd.benchmark.contestants import Ours, Peer
 from accel_kd.benchmark.given import given_logits
 from accel_kd.benchmark.rounds import take_turns
+from accel_kd.benchmark.step_batches import endless
 from accel_kd.benchmark.workbench import opened
+from accel_kd.training.step_modes import StepMode
 
 _WARM_UP = 2
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
 
 
 def rank_trial(
-    recipe: str, overrides: Sequence[str], modes: Sequence[str], num_steps: int, num_rounds: int, answer: str
+    recipe: str, overrides: Sequence[str], modes: Sequence[StepMode], num_steps: int, num_rounds: int, answer: str
 ) -> None:
     """Rank 0 writes to the file `answer` the examples a second of each contestant, over all ranks, round by round."""
     os.environ.update(_ON_CPU)

@@ -26,10 +26,10 @@ class Operations:
     teacher: FlopsOfLength
 
     @classmethod
-    def of(cls, student: PretrainedConfig, teacher: PretrainedConfig, longest: int, device: str) -> Operations:
+    def of(cls, student: PretrainedConfig, teacher: PretrainedConfig, longest: int, device: torch.device) -> Operations:
         """Traced without weights, at lengths up to `longest`."""
         students, teachers = on_meta(student), on_meta(teacher)
-        kind: DeviceType = "cuda" if device == "cuda" else "cpu"
+        kind: DeviceType = "cuda" if device.type == "cuda" else "cpu"
         return cls(
             FlopsOfLength.through(lambda length: model_costs(students, 1, length, device=kind).step_flops, longest),
             FlopsOfLength.through(

@@ -13,10 +13,13 @@ from accel_kd.errors import UserError
 _PEERS_COLOUR, _OWN_COLOURS = "#8c8c8c", {"store": "#1f77b4", "streaming": "#ff7f0e"}
 
 
-def refuse_lack_of_matplotlib() -> None:
-    """Raises `UserError` where there is nothing to draw with."""
+def refuse_plot(file: str) -> None:
+    """Raises `UserError` where there is nothing to draw with, or `file` cannot be drawn into."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot: matplotlib is not installed; pip install 'accel_kd[plots]', or leave --plot out")
+    from matplotlib.figure import Figure
+
+    _save(Figure(), file)
 
 
 def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str) -> None:
@@ -44,6 +47,10 @@ def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str)
     axes.set_xlabel(f"examples/s: {rounds}; x: over the {PEER}'s of the same round")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(_title(where), fontsize="medium", x=0.01, ha="left")
+    _save(drawing, file)
+
+
+def _save(drawing: Any, file: str) -> None:
     try:
         drawing.savefig(file, dpi=150)
     except (OSError, ValueError) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accel_kd.benchmark.contestants import Ours, Peer, endless
+from accel_kd.benchmark.contestants import Ours, Peer
+from accel_kd.benchmark.step_batches import endless, of_one_shape
 from accel_kd.benchmark.workbench import Workbench
+from accel_kd.training.step_modes import StepMode
 
 STEPS = 5
 TOLERANCE = 1e-4
@@ -44,7 +45,7 @@ class Sameness:
         return all(difference <= TOLERANCE for difference in self.differences)
 
 
-def compare_losses(bench: Workbench, mode: str, source: str, folder: Path) -> Sameness:
+def compare_losses(bench: Workbench, mode: StepMode, source: str, folder: Path) -> Sameness:
     """Trains one student of each for a few steps on the same batches.
 
     Args:
@@ -54,7 +55,7 @@ def compare_losses(bench: Workbench, mode: str, source: str, folder: Path) -> Sa
         folder: where the peer may write.
     """
     teacher, split, _ = bench.teacher_source(source)
-    batches = list(itertools.islice(endless(bench.loader(split)), STEPS + 1))
+    batches = of_one_shape(endless(bench.loader(split)), STEPS + 1)
     ours = Ours(bench, source, mode, teacher, batches, total_steps=STEPS + 1)
     ours.run(0, STEPS + 1)
     peer = Peer(bench, folder, [batch for step in batches for batch in step.micro_batches])

@@ -6,6 +6,7 @@ in a process of its own -> growth, if asked -> rows, table, plot
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -20,13 +21,21 @@ import torch
 
 from accel_kd.benchmark.command_line import append_rows
 from accel_kd.benchmark.compared_models import Models, write_models
-from accel_kd.benchmark.contestants import EAGER, MODES, Ours, Peer, endless, teachers_share
+from accel_kd.benchmark.contestants import (
+    EAGER,
+    GRAPHED,
+    Ours,
+    Peer,
+    refuse_impossible_mode,
+)
 from accel_kd.benchmark.growth import Growth, measure_growth
 from accel_kd.benchmark.operations import Operations, ceiling
-from accel_kd.benchmark.plots import plot_speeds, refuse_lack_of_matplotlib
+from accel_kd.benchmark.plots import plot_speeds, refuse_plot
 from accel_kd.benchmark.report import circumstances
 from accel_kd.benchmark.rounds import PEER, device_name, take_turns
 from accel_kd.benchmark.sameness import Sameness
+from accel_kd.benchmark.shares import teachers_share
+from accel_kd.benchmark.step_batches import endless, every_shape_twice
 from accel_kd.benchmark.train_report import Figures, growth_rows, growth_table, rows, text
 from accel_kd.benchmark.train_trial import Request, in_process_of_its_own
 from accel_kd.benchmark.workbench import (
@@ -39,11 +48,11 @@ from accel_kd.benchmark.workbench import (
 )
 from accel_kd.config import load_recipe
 from accel_kd.data.preprocessing import TokenisedSplit
-from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.placement import release_memory
 from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.training.step_modes import StepMode
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +67,7 @@ class Settings:
 
     models: Models = "seed"
     sources: Sequence[str] = ("store", "streaming")
-    modes: Sequence[str] = (EAGER,)
+    modes: Sequence[StepMode] = (EAGER,)
     num_steps: int = 20
     num_rounds: int = 5
     warm_up: int = 5
@@ -95,15 +104,16 @@ def benchmark_train(
         UserError: the recipe cannot be compared, or a file not be written.
         RunFailure: a trial failed.
     """
-    _refuse_unknown_modes(settings.modes)
     if settings.plot is not None:
-        refuse_lack_of_matplotlib()
+        refuse_plot(settings.plot)
     append_rows(settings.output, [])  # a file that cannot be written is better known now than in an hour
     load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="accel_kd_benchmark_") as name:
         folder = Path(name)
         settled = _settle(recipe, overrides, settings, folder)
         bench = opened(recipe, settled)
+        for mode in settings.modes:
+            refuse_impossible_mode(bench, mode)
         where = circumstances(folder) | {
             "recipe": recipe, "overrides": list(overrides), "config": bench.config.model_dump(mode="json"),
             "models": settings.models, "num_steps": settings.num_steps, "num_rounds": settings.num_rounds,
@@ -127,12 +137,6 @@ def benchmark_train(
     return report
 
 
-def _refuse_unknown_modes(modes: Sequence[str]) -> None:
-    for mode in modes:
-        if mode not in MODES:
-            raise UserError(f"--modes: {mode!r} is no way to execute a step; there is {', '.join(MODES)}")
-
-
 def _settle(recipe: str, overrides: Sequence[str], settings: Settings, folder: Path) -> list[str]:
     """All settings that replace the recipe's, the models written to `folder`."""
     config = load_recipe(recipe, overrides)
@@ -144,63 +148,81 @@ def _settle(recipe: str, overrides: Sequence[str], settings: Settings, folder: P
 
 def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures]:
     """The trials of all contestants, and what is measured on them while they are there; the peer first."""
-    config, device = bench.config, bench.device
-    precision = config.training.precision or "no"
+    device, precision = bench.device, bench.config.training.precision or "no"
     best = ceiling(device, precision)
     peer = Peer(bench, folder)
-    contestants: list[Ours | Peer] = [peer]
-    kinds: dict[str, tuple[str, str]] = {PEER: ("", "")}
-    setup_seconds: dict[str, float] = {}
+    entries = [_Entry(peer, EAGER, "", 0.0, 0.0)]
     for source in settings.sources:
         teacher, split, seconds = bench.teacher_source(source)
         logger.info("%s: there after %.1f s, over %d texts", source, seconds, len(split))
-        for mode in settings.modes:
-            ours = _ours(bench, mode, source, teacher, split, settings)
-            contestants.append(ours)
-            kinds[ours.name], setup_seconds[ours.name] = (mode, source), seconds
+        entries += [_entry(bench, mode, source, teacher, split, seconds, settings) for mode in settings.modes]
+    contestants = [entry.contestant for entry in entries]
     trials = take_turns(contestants, settings.num_rounds, settings.num_steps, settings.warm_up, _report)
     best = max(best, ceiling(device, precision))
     longest = int(bench.train.lengths.max())
-    operations = Operations.of(peer.student.config, peer.teacher.config, longest, device.type)
+    operations = Operations.of(peer.student.config, peer.teacher.config, longest, device)
     evaluation = _evaluate(contestants, bench, settings)
     found = []
-    for contestant in contestants:
-        mode, source = kinds[contestant.name]
-        own = trials[contestant.name]
-        runs_teacher = contestant is peer or source == STREAMING
+    for entry in entries:
+        name = entry.contestant.name
+        runs_teacher = entry.contestant is peer or entry.source == STREAMING
         found.append(
             Figures(
-                name=contestant.name,
-                mode=mode,
-                source=source,
-                trials=own,
+                name=name,
+                mode=entry.mode,
+                source=entry.source,
+                trials=trials[name],
                 peers_trials=trials[PEER],
-                flops_per_step=operations.of_step(own, with_teacher=runs_teacher, with_padding=True),
-                useful_flops_per_step=operations.of_step(own, with_teacher=runs_teacher, with_padding=False),
+                flops_per_step=operations.of_step(trials[name], with_teacher=runs_teacher, with_padding=True),
+                useful_flops_per_step=operations.of_step(trials[name], with_teacher=runs_teacher, with_padding=False),
                 ceiling=best,
-                teachers_share=_share(contestant, mode, device),
-                setup_seconds=setup_seconds.get(contestant.name, 0.0),
-                evaluated_per_second=evaluation[contestant.name],
+                teachers_share=_share(entry, device),
+                setup_seconds=entry.setup_seconds,
+                rehearsal_seconds=entry.rehearsal_seconds,
+                evaluated_per_second=evaluation[name],
             )
         )
     return found
 
 
-def _ours(
-    bench: Workbench, mode: str, source: str, teacher: TeacherSource, split: TokenisedSplit, settings: Settings
-) -> Ours:
-    return Ours(
-        bench, f"{source}, {mode}", mode, teacher, endless(bench.loader(split)), settings.total_steps
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Entry:
+    """A contestant, what it is, and the seconds until its teacher could answer and its mode was ready."""
+
+    contestant: Ours | Peer
+    mode: StepMode
+    source: str
+    setup_seconds: float
+    rehearsal_seconds: float
 
 
-def _share(contestant: Ours | Peer, mode: str, device: torch.device) -> float | None:
+def _entry(
+    bench: Workbench,
+    mode: StepMode,
+    source: str,
+    teacher: TeacherSource,
+    split: TokenisedSplit,
+    setup_seconds: float,
+    settings: Settings,
+) -> _Entry:
+    """Ours; a mode that compiles or records has done so for every shape that is to come."""
+    loader = bench.loader(split)
+    rehearsed = [] if mode == EAGER else every_shape_twice(itertools.islice(endless(loader), settings.total_steps))
+    batches = itertools.chain(rehearsed, endless(loader))
+    total_steps = len(rehearsed) + settings.total_steps
+    ours = Ours(bench, f"{source}, {mode}", mode, teacher, batches, total_steps)
+    seconds = ours.run(0, len(rehearsed)).seconds if rehearsed else 0.0
+    return _Entry(ours, mode, source, setup_seconds, seconds)
+
+
+def _share(entry: _Entry, device: torch.device) -> float | None:
     """Of the teacher in a step's time; None where it cannot be told, 0 where it is not there."""
+    contestant = entry.contestant
     if isinstance(contestant, Peer):
         return teachers_share(contestant, contestant.teacher, _SHARE_STEPS, device)
     if not isinstance(contestant.teacher, StreamingTeacher):
         return 0.0
-    if mode != EAGER:
+    if entry.mode == GRAPHED:  # it is within the graph
         return None
     return teachers_share(contestant, contestant.teacher.model, _SHARE_STEPS, device)
 

@@ -11,6 +11,7 @@ from accel_kd.benchmark.growth import Cell
 from accel_kd.benchmark.report import heading, markdown
 from accel_kd.benchmark.rounds import PEER, Spread, Trial
 from accel_kd.benchmark.sameness import STEPS, TOLERANCE, Sameness
+from accel_kd.training.step_modes import StepMode
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Figures:
     """All that is known of one contestant; lists have one entry a round, and what was not asked is None."""
 
     name: str
-    mode: str
+    mode: StepMode
     source: str
     trials: list[Trial]
     peers_trials: list[Trial]
@@ -31,6 +32,8 @@ class Figures:
     teachers_share: float | None
     setup_seconds: float
     """Until its teacher could answer; for a store: until it was filled."""
+    rehearsal_seconds: float
+    """Of the steps in which its mode compiled or recorded."""
     evaluated_per_second: list[float]
     peak_bytes: int | None = None
     sameness: Sameness | None = None
@@ -80,7 +83,7 @@ def _row(one: Figures) -> dict[str, Any]:
     row: dict[str, Any] = {
         "measured": "train",
         "contestant": one.name,
-        "mode": one.mode or None,
+        "mode": one.mode if one.source else None,
         "source": one.source or None,
         "examples_per_second": one.speeds,
         "examples_per_second_median": median(one.speeds),
@@ -97,6 +100,7 @@ def _row(one: Figures) -> dict[str, Any]:
         "teacher_share": one.teachers_share,
         "student_share": None if one.teachers_share is None else 1.0 - one.teachers_share,
         "setup_seconds": one.setup_seconds,
+        "rehearsal_seconds": one.rehearsal_seconds,
         "evaluated_per_second": one.evaluated_per_second,
         "evaluation_over_training": one.evaluation_over_training,
         "peak_bytes": one.peak_bytes,
@@ -177,7 +181,9 @@ def _notes(figures: Sequence[Figures]) -> str:
         f"Loss: the largest difference from the {PEER}'s, relative to it, from equal weights on the same batches in "
         "fp32 without dropout.",
     ]
-    notes += [f"{one.name}: its teacher could answer after {one.setup_seconds:.1f} s." for one in figures[1:]]
+    for one in figures[1:]:
+        ready = f" and its mode was ready after {one.rehearsal_seconds:.1f} s of steps" * (one.rehearsal_seconds > 0)
+        notes.append(f"{one.name}: its teacher could answer after {one.setup_seconds:.1f} s{ready}.")
     other = [one.name for one in figures if one.sameness is not None and not one.sameness.holds]
     if other:
         notes.append(f"NOT the same training as the {PEER}'s: {'; '.join(other)}.")

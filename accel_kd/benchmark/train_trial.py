@@ -24,6 +24,7 @@ from accel_kd.benchmark.workbench import Workbench, opened
 from accel_kd.config import load_recipe
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.signals import GlobalCounts, StepBatches
+from accel_kd.training.step_modes import StepMode
 
 _MEMORY_STEPS = 3
 """The optimizer's moments are there from the second step on."""
@@ -40,7 +41,7 @@ class Request:
     """Where the trial may write."""
     contestant: str
     """`PEER`, or ours by this name."""
-    mode: str = ""
+    mode: StepMode = "eager"
     source: str = ""
 
 

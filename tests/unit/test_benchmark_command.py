@@ -24,7 +24,7 @@ def command(tiny_data: Path, tiny_teacher: Path) -> list[str]:
     ("more", "said"),
     [
         (["--sources", "store,tape"], "--sources: 'tape' is none; give store, streaming or both"),
-        (["--modes", "eager,slow"], "--modes: 'slow' is no way to execute a step; there is eager"),
+        (["--modes", "eager,slow"], "--modes: 'slow' is no way to take a step; there are eager, compiled, graphed"),
         (["--ranks", "2"], "--ranks: they are measured with --growth; add it"),
         (["--steps", "0"], "--steps: '0' is not a whole number from 1 (see accel-kd benchmark train --help)"),
         (["--growth", "--lengths", "16,x"], "--lengths: 'x' is not a whole number from 1"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from accel_kd.benchmark.growth import Cell
-from accel_kd.benchmark.plots import plot_speeds, refuse_lack_of_matplotlib
+from accel_kd.benchmark.plots import plot_speeds, refuse_plot
 from accel_kd.benchmark.rounds import PEER, Trial
 from accel_kd.benchmark.sameness import Sameness
 from accel_kd.benchmark.train_report import Figures, growth_rows, growth_table, rows, text
@@ -33,7 +33,7 @@ def _figures(losses: list[float]) -> list[Figures]:
     peers = _trials(1.0, 4.0)
 
     def one(name: str, source: str, trials: list[Trial], same: Sameness | None) -> Figures:
-        return Figures(name, "eager", source, trials, peers, 6e9, 3e9, 12e9, 0.25, 0.0, [8.0, 8.0], 10**8, same)
+        return Figures(name, "eager", source, trials, peers, 6e9, 3e9, 12e9, 0.25, 0.0, 0.0, [8.0, 8.0], 10**8, same)
 
     ours = _trials(0.5, 1.0)
     return [one(PEER, "", peers, None), one("store, eager", "store", ours, Sameness(losses, LOSSES))]
@@ -89,10 +89,10 @@ def test_a_picture_is_drawn_and_a_file_that_cannot_be_is_refused(tmp_path: Path)
     assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")
     for name in ("nowhere/speeds.png", "speeds.doc"):
         with pytest.raises(UserError, match="^--plot: .* cannot be written"):
-            plot_speeds(_figures(LOSSES), WHERE, str(tmp_path / name))
+            refuse_plot(str(tmp_path / name))
 
 
 def test_a_lack_of_matplotlib_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="^--plot: matplotlib is not installed; pip install"):
-        refuse_lack_of_matplotlib()
+        refuse_plot("speeds.png")
