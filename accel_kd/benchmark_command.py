@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
 
 from accel_kd.benchmark.command_line import count
 from accel_kd.config import load_recipe
@@ -82,7 +85,16 @@ def _train(parsed: argparse.Namespace) -> str:
         parsed.models, parsed.sources, parsed.modes, parsed.steps, parsed.repeats, parsed.warm_up,
         growth if parsed.growth else None, parsed.output, parsed.plot,
     )  # fmt: skip
-    return benchmark_train(parsed.recipe, parsed.overrides, settings)
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        return benchmark_train(parsed.recipe, parsed.overrides, settings)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """The ordinary way out, on which trials are ended and models and stores removed."""
+    sys.exit(128 + number)
 
 
 def _names(text: str) -> list[str]:

@@ -173,6 +173,7 @@ class Peer:
             precision=config.training.precision or "no",
             max_steps=max_steps,
             seed=config.training.seed + self._num_trials,
+            use_cpu=self._bench.device.type == "cpu",
         )
         return _WatchedTrainer(
             self.student,

@@ -30,7 +30,7 @@ def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str)
     """
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(8.0, 1.6 + 0.6 * len(figures)), layout="constrained")
+    drawing = Figure(figsize=(8.0, 1.8 + 0.6 * len(figures)), layout="constrained")
     axes = drawing.add_subplot()
     speeds = [Spread.of(one.speeds) for one in figures]
     longest = max(speed.high for speed in speeds)
@@ -44,7 +44,7 @@ def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * longest)
     rounds = f"median of {where['num_rounds']} rounds, from the least to the most"
-    axes.set_xlabel(f"examples/s: {rounds}; x: over the {PEER}'s of the same round")
+    axes.set_xlabel(f"examples/s: {rounds}\nx: over the {PEER}'s of the same round")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(_title(where), fontsize="medium", x=0.01, ha="left")
     _save(drawing, file)

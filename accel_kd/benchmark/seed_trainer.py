@@ -75,7 +75,15 @@ class SeedTrainer(Trainer):  # type: ignore[misc]
 
 
 def seed_arguments(
-    folder: Path, *, alpha: float, temperature: float, batch_size: int, precision: str, max_steps: int, seed: int
+    folder: Path,
+    *,
+    alpha: float,
+    temperature: float,
+    batch_size: int,
+    precision: str,
+    max_steps: int,
+    seed: int,
+    use_cpu: bool,
 ) -> SeedArguments:
     """The peer's settings; it reports to nothing, saves nothing, and is evaluated when it is told to.
 
@@ -87,6 +95,7 @@ def seed_arguments(
         precision: `no` or `bf16`.
         max_steps: after which it ends.
         seed: of the order and the dropout.
+        use_cpu: where there is no GPU; it wants to be told.
 
     Raises:
         UserError: it would spread over several GPUs of its own accord.
@@ -100,6 +109,7 @@ def seed_arguments(
         max_steps=max_steps,
         bf16=precision == "bf16",
         seed=seed,
+        use_cpu=use_cpu,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,

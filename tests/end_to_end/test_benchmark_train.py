@@ -14,6 +14,7 @@ from torch import nn
 from accel_kd.benchmark import contestants
 from accel_kd.benchmark.contestants import EAGER
 from accel_kd.benchmark.growth import Growth
+from accel_kd.benchmark.growth_ranks import rank_trial
 from accel_kd.benchmark.rounds import PEER
 from accel_kd.benchmark.sameness import SETTINGS, Sameness, compare_losses
 from accel_kd.benchmark.seed_trainer import SeedTrainer
@@ -116,6 +117,17 @@ def test_what_trains_otherwise_is_found_out(
     defect(monkeypatch)
     found = _losses(overrides, tmp_path, STORE)
     assert not found.holds, (found.largest, found.last)
+
+
+def test_a_rank_says_how_fast_all_are_together(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU", "DS_ACCELERATOR"):  # it sets them, and they must go
+        monkeypatch.setenv(name, "")
+    answer = tmp_path / "speeds.json"
+    rank_trial("clinc150_minilm", [*overrides, *own_settings(tmp_path, 96)], [EAGER], 1, 2, str(answer))
+    speeds = json.loads(answer.read_text())
+    assert list(speeds) == [EAGER, PEER] and all(len(own) == 2 and min(own) > 0 for own in speeds.values())
 
 
 def test_a_trial_in_a_process_of_its_own_answers(overrides: list[str], tmp_path: Path) -> None:

@@ -27,7 +27,14 @@ def trainer(tmp_path: Path, tiny_teacher: Path) -> SeedTrainer:
     )
     load = AutoModelForSequenceClassification.from_pretrained
     arguments = seed_arguments(
-        tmp_path, alpha=ALPHA, temperature=TEMPERATURE, batch_size=3, precision="no", max_steps=1, seed=0
+        tmp_path,
+        alpha=ALPHA,
+        temperature=TEMPERATURE,
+        batch_size=3,
+        precision="no",
+        max_steps=1,
+        seed=0,
+        use_cpu=True,
     )
     return SeedTrainer(
         load(student), arguments, teacher=load(tiny_teacher), train_dataset=seed_dataset(examples, tokenizer(), 5),

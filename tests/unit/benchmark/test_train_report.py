@@ -44,6 +44,7 @@ def test_a_row_has_ratios_within_rounds_and_utilisation_of_the_ceiling() -> None
     assert peer["ratio"] == [1.0, 1.0] and peer["same_loss"] is None
     assert ours["examples_per_second"] == [4.0, 2.0]
     assert ours["ratio"] == [2.0, 4.0] and ours["ratio_median"] == 3.0
+    assert ours["token_ratio"] == [2.0, 4.0] and peer["token_ratio_median"] == 1.0
     assert ours["utilisation"] == pytest.approx(6 / 0.75 / 12)
     assert ours["useful_utilisation"] == pytest.approx(ours["utilisation"] / 2)
     assert ours["padding"] == pytest.approx(0.25)
