@@ -13,7 +13,7 @@ from typing import Any, Final
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from accel_kd.assembly.objectives import objective
 from accel_kd.benchmark.rounds import PEER, Trial, wait_for
@@ -25,7 +25,6 @@ from accel_kd.benchmark.seed_trainer import (
     SeedTrainer,
     StepEnds,
     argmax_accuracy,
-    padding_collator,
     seed_arguments,
     seed_dataset,
 )
@@ -181,7 +180,7 @@ class Peer:
             given=self._given,
             teacher=self.teacher,
             train_dataset=self._rows,
-            data_collator=padding_collator(self._bench.tokenizer),
+            data_collator=DataCollatorWithPadding(self._bench.tokenizer),
             processing_class=self._bench.tokenizer,
             compute_metrics=argmax_accuracy,
             callbacks=callbacks,

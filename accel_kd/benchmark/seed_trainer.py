@@ -16,7 +16,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
-    DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -136,11 +135,6 @@ def seed_dataset(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_len
         return dict(tokenizer(*texts, truncation=True, max_length=max_length))
 
     return Dataset.from_dict(columns).map(tokenise, batched=True)
-
-
-def padding_collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
-    """Pads to the longest text of a batch."""
-    return DataCollatorWithPadding(tokenizer)
 
 
 def argmax_accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from accel_kd import benchmark_command
 from accel_kd.benchmark import train
 from accel_kd.cli import main
+from accel_kd.training.step_modes import StepMode
 
 
 @pytest.fixture
@@ -42,6 +44,10 @@ def test_what_cannot_be_compared_is_refused_in_a_line(
     assert main([*command, *more]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel-kd: ")]
     assert line.startswith(f"accel-kd: {said}")
+
+
+def test_every_mode_of_a_step_can_be_asked_for() -> None:
+    assert get_args(StepMode) == benchmark_command._MODES
 
 
 def test_it_is_not_to_be_launched_on_ranks(

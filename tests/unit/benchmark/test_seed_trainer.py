@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from accel_kd.benchmark.seed_trainer import SeedTrainer, padding_collator, seed_arguments, seed_dataset
+from accel_kd.benchmark.seed_trainer import SeedTrainer, seed_arguments, seed_dataset
 from accel_kd.data.examples import Examples
 from accel_kd.distributed.startup import start
 from tests.support.tiny import tokenizer, write_model
@@ -38,7 +38,7 @@ def trainer(tmp_path: Path, tiny_teacher: Path) -> SeedTrainer:
     )
     return SeedTrainer(
         load(student), arguments, teacher=load(tiny_teacher), train_dataset=seed_dataset(examples, tokenizer(), 5),
-        data_collator=padding_collator(tokenizer()),
+        data_collator=DataCollatorWithPadding(tokenizer()),
     )  # fmt: skip
 
 
