@@ -73,8 +73,9 @@ class Figures:
 
     @property
     def utilisation(self) -> float:
-        """Of the ceiling, by what was computed, padding included."""
-        return self.flops_per_step / self.seconds_per_step / self.ceiling
+        """Of the ceiling, by what was computed in all rounds, padding included."""
+        num_steps, seconds = sum(len(one.lengths) for one in self.trials), sum(one.seconds for one in self.trials)
+        return self.flops_per_step * num_steps / seconds / self.ceiling
 
     @property
     def evaluation_over_training(self) -> float:
