@@ -14,21 +14,20 @@ from statistics import median
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from accel_kd.assembly.models import student_checkpoint
 from accel_kd.benchmark.contestants import EAGER, GRAPHED, Ours, Peer
 from accel_kd.benchmark.given import given_logits, given_step
 from accel_kd.benchmark.growth_ranks import rank_trial
 from accel_kd.benchmark.rounds import PEER, device_name, take_turns
 from accel_kd.benchmark.workbench import Workbench
-from accel_kd.errors import RunFailure
-from accel_kd.models.loading import check_length
+from accel_kd.errors import RunFailure, UserError
+from accel_kd.models.loading import check_length, load_config
 from accel_kd.planning.model_costs import DeviceType, ModelCosts, model_costs, on_meta
 from accel_kd.teachers.placement import release_memory
 from accel_kd.training.step_modes import StepMode
 from accel_kd.verify.processes import Starter
 
 _WARM_UP = 1
-_USUAL_UTILISATION = 0.4
-"""Of the ceiling, to tell beforehand how long a step will take."""
 _SHARE_OF_MEMORY = 0.8
 _BYTES_A_TRAINED_PARAMETER = 16
 """The weight in fp32, its gradient, and AdamW's two moments."""
@@ -63,26 +62,35 @@ class Cell:
     because: str = ""
 
 
+def refuse_lengths(bench: Workbench, growth: Growth) -> None:
+    """Raises `UserError` where a model does not read texts as long."""
+    student = student_checkpoint(bench.config, bench.teacher)
+    for source in (bench.teacher.checkpoint, student):
+        try:
+            check_length(load_config(source), max(growth.lengths), source.setting)
+        except UserError as error:
+            raise UserError(f"--lengths: {str(error).partition(': ')[2]}") from error
+
+
 def measure_growth(
     bench: Workbench,
     recipe: str,
     overrides: Sequence[str],
     growth: Growth,
     modes: Sequence[StepMode],
-    ceiling: float,
+    rate: float,
     folder: Path,
     report: Callable[[str], None],
 ) -> list[Cell]:
     """Every size, smallest first; what would take too long or too much memory is left out, and says so.
 
+    `rate` is what steps were seen to compute here, operations a second; the rest is as in `benchmark_train`.
+
     Raises:
-        UserError: a model does not read texts as long.
         RunFailure: ranks failed.
     """
     student, teacher = bench.make_student().config, bench.peers_teacher().config
-    for shape in (student, teacher):
-        check_length(shape, max(growth.lengths), "--lengths: the model")
-    outlook = _Outlook(student, teacher, bench, ceiling, growth.step_seconds)
+    outlook = _Outlook(student, teacher, bench, rate, growth.step_seconds)
     cells: list[Cell] = []
     for batch_size, length in itertools.product(sorted(growth.batch_sizes), sorted(growth.lengths)):
         cells += _cells(bench, growth, modes, outlook, batch_size, length, folder)
@@ -102,11 +110,11 @@ class _Outlook:
     """What a step of a size will take, told from its models' shapes."""
 
     def __init__(
-        self, student: PretrainedConfig, teacher: PretrainedConfig, bench: Workbench, ceiling: float, limit: float
+        self, student: PretrainedConfig, teacher: PretrainedConfig, bench: Workbench, rate: float, limit: float
     ) -> None:
-        """`ceiling` in operations a second; a step that takes more than `limit` seconds is objected to."""
+        """`rate` in operations a second; a step that takes more than `limit` seconds is objected to."""
         self._student, self._teacher = on_meta(student), on_meta(teacher)
-        self._device, self._ceiling, self._limit = bench.device, ceiling, limit
+        self._device, self._rate, self._limit = bench.device, rate, limit
         self._autocast = torch.bfloat16 if bench.config.training.precision == "bf16" else None
 
     def objections(self, batch_size: int, length: int) -> tuple[str, str]:
@@ -126,7 +134,7 @@ class _Outlook:
         )
 
     def _objection(self, flops: int, num_bytes: int) -> str:
-        seconds = flops / (_USUAL_UTILISATION * self._ceiling)
+        seconds = flops / self._rate
         if seconds > self._limit:
             return f"left out: a step would take about {seconds:.0f} s"
         free = _free_bytes(self._device)

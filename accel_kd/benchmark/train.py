@@ -28,7 +28,7 @@ from accel_kd.benchmark.contestants import (
     Peer,
     refuse_impossible_mode,
 )
-from accel_kd.benchmark.growth import Growth, measure_growth
+from accel_kd.benchmark.growth import Growth, measure_growth, refuse_lengths
 from accel_kd.benchmark.operations import Operations, ceiling
 from accel_kd.benchmark.plots import plot_speeds, refuse_plot
 from accel_kd.benchmark.report import circumstances
@@ -114,6 +114,8 @@ def benchmark_train(
         bench = opened(recipe, settled)
         for mode in settings.modes:
             refuse_impossible_mode(bench, mode)
+        if settings.growth is not None:
+            refuse_lengths(bench, settings.growth)
         where = circumstances(folder) | {
             "recipe": recipe, "overrides": list(overrides), "config": bench.config.model_dump(mode="json"),
             "models": settings.models, "num_steps": settings.num_steps, "num_rounds": settings.num_rounds,
@@ -127,9 +129,8 @@ def benchmark_train(
         append_rows(settings.output, [row | where for row in rows(figures)])
         report = text(figures, where)
         if settings.growth is not None:
-            cells = measure_growth(
-                bench, recipe, settled, settings.growth, settings.modes, figures[0].ceiling, folder, _report
-            )
+            rate = max(one.utilisation * one.ceiling for one in figures)
+            cells = measure_growth(bench, recipe, settled, settings.growth, settings.modes, rate, folder, _report)
             append_rows(settings.output, [row | where | row for row in growth_rows(cells)])
             report += f"\n\n{growth_table(cells)}"
     if settings.plot is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from accel_kd import benchmark_command
 from accel_kd.benchmark import train
@@ -42,6 +43,23 @@ def test_what_cannot_be_compared_is_refused_in_a_line(
     command: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, *more]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel-kd: ")]
+    assert line.startswith(f"accel-kd: {said}")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--growth", "--lengths", "16,999"], "--lengths: 999 tokens, but teacher.model reads at most 66"),
+        (["--modes", "graphed"], "--modes: graphed, but graphs are CUDA's, and this runs on the cpu"),
+    ],
+)
+def test_what_the_models_or_the_machine_lack_is_refused_before_anything_is_measured(
+    command: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("graphs are to be had here")
+    assert main([*command, "data.max_length=32", "student.layers=1", "--models", "recipe", *more]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel-kd: ")]
     assert line.startswith(f"accel-kd: {said}")
 
