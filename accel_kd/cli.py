@@ -10,7 +10,15 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accel_kd import __version__, plan_command, status_command, store_commands, submit_command, verify_command
+from accel_kd import (
+    __version__,
+    benchmark_command,
+    plan_command,
+    status_command,
+    store_commands,
+    submit_command,
+    verify_command,
+)
 from accel_kd.config import RunConfig, load_recipe, recipe_names, recipe_text
 from accel_kd.errors import (
     EXIT_FAILURE,
@@ -110,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     submit_command.add_parser(commands)
     status_command.add_parser(commands)
     verify_command.add_parser(commands)
+    benchmark_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")

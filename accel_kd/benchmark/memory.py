@@ -18,6 +18,7 @@ import torch
 
 from accel_kd.assembly.shapes import Lengths
 from accel_kd.benchmark.command_line import Parser, answered, append_rows, count
+from accel_kd.benchmark.peak_memory import TIDY_ALLOCATOR
 from accel_kd.benchmark.program import run_to_end
 from accel_kd.benchmark.report import circumstances, heading, markdown
 from accel_kd.config import RunConfig, load_recipe
@@ -38,8 +39,6 @@ _CASES = (
     "training.batch_size=48 data.max_length=48 training.precision=bf16",
 )
 """Settings of each configuration, where none are given."""
-_TIDY_ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_=65536", "MALLOC_TRIM_THRESHOLD_=65536")
-"""glibc then gives what is freed back at once, so that what is resident is what is in use."""
 _TOLERANCE = 0.15
 
 
@@ -96,7 +95,7 @@ def _compare(
     strategy = Strategy.ONE if parsed.ranks == 1 else Strategy.DDP
     [stage] = [stage for stage in planner.stages(config, strategy) if stage.name == "training"]
     request = {"recipe": parsed.recipe, "overrides": list(overrides), "num_classes": parsed.classes}
-    tidy = _measure(request, parsed.ranks, folder / "log", () if on_gpu else _TIDY_ALLOCATOR)
+    tidy = _measure(request, parsed.ranks, folder / "log", () if on_gpu else TIDY_ALLOCATOR)
     only_tidy = on_gpu or parsed.tidy_only
     plain = None if only_tidy else _measure(request, parsed.ranks, folder / "log", ())["peak_bytes"]
     return Comparison(case, stage, tidy["peak_bytes"], plain, tidy["device"])

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from transformers import PreTrainedModel
 from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.session import start
 from accel_kd.assembly.shapes import Lengths
+from accel_kd.benchmark.peak_memory import PeakMemory
 from accel_kd.config import RunConfig, load_recipe
 from accel_kd.config.checks import accumulation_steps
 from accel_kd.engines import start_engine
@@ -35,8 +34,6 @@ from accel_kd.training.step import EagerStep
 
 _STEPS = 3
 """The optimizer's moments are there from the second step on."""
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 
 
 def main(request: str) -> dict[str, Any]:
@@ -45,7 +42,7 @@ def main(request: str) -> dict[str, Any]:
     accelerator, config = start(load_recipe(asked["recipe"], asked["overrides"]))
     lengths = Lengths(config.data.max_length, num_classes=asked["num_classes"])
     planner = Planner(config, Machine(accelerator.num_processes, 0, accelerator.device.type), lengths)
-    meter = _Meter(accelerator.device)
+    meter = PeakMemory(accelerator.device)
     step, batches = _training(accelerator, config, planner)
     meter.start_over()
     for _ in range(_STEPS):
@@ -84,35 +81,6 @@ def _batches(config: RunConfig, student: PreTrainedModel, world_size: int) -> St
     batch = Batch(torch.arange(rows), inputs, targets)
     count = config.training.batch_size
     return StepBatches(0, [batch] * steps, GlobalCounts(count, count))
-
-
-class _Meter:
-    """The device's peak: what torch has allocated on a GPU, this process's resident set on a CPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        """What is resident now is not counted."""
-        self._on_gpu = device.type == "cuda"
-        self.device_name = torch.cuda.get_device_name(device) if self._on_gpu else "cpu"
-        self.baseline_bytes = torch.cuda.memory_allocated() if self._on_gpu else _resident("VmRSS")
-
-    def start_over(self) -> None:
-        """Forgets the peak so far."""
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            _CLEAR.write_text("5")
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most since `start_over` beyond the baseline."""
-        peak = torch.cuda.max_memory_allocated() if self._on_gpu else _resident("VmHWM")
-        return peak - self.baseline_bytes
-
-
-def _resident(entry: str) -> int:
-    match = re.search(rf"^{entry}:\s*(\d+) kB$", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert match is not None, f"Linux says {entry} of every process"
-    return 1024 * int(match[1])
 
 
 if __name__ == "__main__":
