@@ -81,7 +81,7 @@ class Workbench:
 
     def loader(self, split: TokenisedSplit) -> TrainingLoader:
         """Our batches of `split`, this rank's part of each."""
-        return training_loader(self.config.training, split, self.accelerator)
+        return training_loader(self.config.data, self.config.training, split, self.accelerator)
 
     def teacher_source(self, source: str) -> tuple[TeacherSource, TokenisedSplit, float]:
         """The teacher of a run with that source, the split with the rows numbered as it wants them, and the seconds
