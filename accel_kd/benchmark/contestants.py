@@ -189,6 +189,8 @@ class Peer:
     def _unwrap(self, trainer: _WatchedTrainer) -> None:
         """Each Trainer wraps the model's forward in autocast; it must not lie in several layers."""
         extract_model_from_parallel(self.student, keep_fp32_wrapper=False)
+        # Accelerate takes a model with this mark for wrapped, and the next trial would be in fp32.
+        self.student.__dict__.pop("_is_accelerate_prepared", None)
         del trainer.model_wrapped
 
     def _read_clock(self) -> float:

@@ -134,3 +134,15 @@ def test_a_trial_in_a_process_of_its_own_answers(overrides: list[str], tmp_path:
     request = Request("memory", "clinc150_minilm", [*overrides, *own_settings(tmp_path, 48)], str(tmp_path), PEER)
     answer = in_process_of_its_own(request)
     assert answer["peak_bytes"] > 1e6 and answer["baseline_bytes"] > 0
+
+
+def test_the_peer_computes_in_the_precision_of_the_recipe_in_every_trial(overrides: list[str], tmp_path: Path) -> None:
+    bench = opened("clinc150_minilm", [*overrides, *own_settings(tmp_path, 48), "training.precision=bf16"])
+    peer = contestants.Peer(bench, tmp_path)
+    seen: list[torch.dtype] = []
+    dense = peer.student.bert.encoder.layer[0].intermediate.dense
+    dense.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    for _ in range(3):
+        seen.clear()
+        peer.run(0, 2)
+        assert set(seen) == {torch.bfloat16}
