@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from accel_kd.benchmark import contestants
@@ -47,7 +48,8 @@ def test_a_comparison_has_every_figure_of_every_contestant(overrides: list[str],
     for row in compared:
         assert len(row["examples_per_second"]) == len(row["ratio"]) == 2 and min(row["examples_per_second"]) > 0
         assert 0 < row["useful_utilisation"] <= row["utilisation"] < 1 and 0 <= row["padding"] < 0.5
-        assert row["peak_bytes"] > 0 and row["evaluation_over_training"] > 0 and row["device"] == "cpu"
+        # A tiny model may find room in what this process has had before; in one of its own it does not, see below.
+        assert row["peak_bytes"] >= 0 and row["evaluation_over_training"] > 0 and row["device"] == "cpu"
         assert row["date"] and row["packages"]["transformers"] and row["config"]["training"]["batch_size"] == 16
         assert row["teacher_share"] + row["student_share"] == 1.0 and row["threads"] == torch.get_num_threads()
     peer, store, streaming = compared
@@ -94,14 +96,14 @@ def _ours_keeping_its_rate(patch: pytest.MonkeyPatch) -> None:
 
 
 def _store_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    from accel_kd.teachers.cached import CachedTeacher
+    from accel_kd.teachers.resident import ResidentTeacher
 
-    original = CachedTeacher.__init__
+    original = ResidentTeacher.__init__
 
-    def start(self: Any, reader: Any, places: Any, columns: Any = None) -> None:
-        original(self, reader, places[::-1].copy(), columns)
+    def start(self: Any, reader: Any, places: Any, *others: Any) -> None:
+        original(self, reader, places[::-1].copy(), *others)
 
-    patch.setattr(CachedTeacher, "__init__", start)
+    patch.setattr(ResidentTeacher, "__init__", start)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,15 @@ def test_a_trial_in_a_process_of_its_own_answers(overrides: list[str], tmp_path:
     assert answer["peak_bytes"] > 1e6 and answer["baseline_bytes"] > 0
 
 
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps a process to its first one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
 def test_the_peer_computes_in_the_precision_of_the_recipe_in_every_trial(overrides: list[str], tmp_path: Path) -> None:
     bench = opened("clinc150_minilm", [*overrides, *own_settings(tmp_path, 48), "training.precision=bf16"])
     peer = contestants.Peer(bench, tmp_path)
