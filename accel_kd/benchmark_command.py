@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from accel_kd.benchmark.command_line import count
 from accel_kd.config import load_recipe
 from accel_kd.errors import UserError
+from accel_kd.heavy_imports import heavy_imports
 from accel_kd.quietness import quieten_libraries
 
 _MODES = ("eager", "compiled", "graphed")
@@ -77,8 +78,9 @@ def _train(parsed: argparse.Namespace) -> str:
         raise UserError("--ranks: they are measured with --growth; add it")
     load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    from accel_kd.benchmark.growth import Growth
-    from accel_kd.benchmark.train import Settings, benchmark_train
+    with heavy_imports():
+        from accel_kd.benchmark.growth import Growth
+        from accel_kd.benchmark.train import Settings, benchmark_train
 
     growth = Growth(parsed.batches, parsed.lengths, parsed.ranks, step_seconds=parsed.step_seconds)
     settings = Settings(
@@ -98,8 +100,11 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _names(text: str) -> list[str]:
-    """Names with commas between them, each once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    """Names with commas between them, each once, and one at least."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names none")
+    return names
 
 
 def _counts(text: str) -> list[int]:

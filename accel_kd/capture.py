@@ -50,7 +50,7 @@ class Stop(Protocol):
 @dataclass(frozen=True)
 class CaptureSettings:
     """How the teacher is run: padded tokens at once, which of the ranks this is, and what a batch's longest text is
-    padded to, so that few shapes come again and again; None: no further, which no bit of a stored logit depends on."""
+    padded to, so that few shapes come again and again (last bits of logits change with it); None: no further."""
 
     tokens_per_batch: int
     rank: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +15,6 @@ from accel_kd.metrics.scored_rows import RowCollector, ScoredRows
 from accel_kd.signals import IGNORED_LABEL, Batch, Signal, TeacherSignal
 from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
-
-Copied = TypeVar("Copied", Batch, Tensor)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Evaluator:
         collector = RowCollector()
         for number, batch in enumerate(self._loader):
             self._check_stop()
-            batch = self._pinned(batch).to(self._accelerator.device)
+            batch = batch.to(self._accelerator.device)
             logits = signal(batch).logits
             teacher_logits = None
             if keep_in is not None:
@@ -94,7 +91,7 @@ class Evaluator:
         rows = collector.gather(self._accelerator, len(self._split))
         return Scores(self._task.metrics(rows), rows)
 
-    def _pinned(self, on_host: Copied) -> Copied:
+    def _pinned(self, on_host: Tensor) -> Tensor:
         """In page-locked memory where there is a GPU: the host does not wait for copies from there."""
         return on_host.pin_memory() if self._accelerator.device.type == "cuda" else on_host
 

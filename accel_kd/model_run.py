@@ -152,9 +152,9 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores 
         raise
     finally:
         progress.close()
-    with training.checkpoints.waiting(), run.phases("checkpoint"):
+        run.phases.finish()
+    with training.checkpoints.waiting():
         training.checkpoints.wait()
-    run.phases.finish()
     return kept.get(training.state.best[0].step if run.keep == "best" else training.state.steps)
 
 

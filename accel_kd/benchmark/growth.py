@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from accel_kd.benchmark.workbench import Workbench
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.models.loading import check_length, load_config
 from accel_kd.planning.model_costs import DeviceType, ModelCosts, model_costs, on_meta
+from accel_kd.planning.placement_choice import available_memory
 from accel_kd.teachers.placement import release_memory
 from accel_kd.training.step_modes import StepMode
-from accel_kd.verify.processes import Starter
+from accel_kd.verify.processes import Starter, last_words
 
 _WARM_UP = 1
 _SHARE_OF_MEMORY = 0.8
@@ -151,9 +151,7 @@ def _bytes_in_training(costs: ModelCosts) -> int:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    match = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
-    assert match is not None, "Linux says how much memory is available"
-    return 1024 * int(match[1])
+    return available_memory()
 
 
 def _cells(
@@ -211,7 +209,6 @@ def _on_ranks(
     given = (recipe, list(overrides), on_cpu, growth.num_steps, growth.num_rounds, str(answer))
     codes = starter.run(rank_trial, given, log, ranks=num_ranks)
     if any(codes):
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise RunFailure(f"--ranks: {num_ranks} ranks ended with {codes}: {said[-1] if said else 'they said nothing'}")
+        raise RunFailure(f"--ranks: {num_ranks} ranks: {last_words(log, codes)}")
     speeds: dict[str, list[float]] = json.loads(answer.read_text())
     return [Cell(_ours(name), batch_size, None, num_ranks, threads, "cpu", found) for name, found in speeds.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accel_kd.benchmark.rounds import PEER, Spread
@@ -19,7 +20,9 @@ def refuse_plot(file: str) -> None:
         raise UserError("--plot: matplotlib is not installed; pip install 'accel_kd[plots]', or leave --plot out")
     from matplotlib.figure import Figure
 
-    _save(Figure(), file)
+    trial = Path(file).with_name(f".trial-{Path(file).name}")  # an earlier picture stays until there is a new one
+    _save(Figure(), str(trial))
+    trial.unlink()
 
 
 def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str) -> None:

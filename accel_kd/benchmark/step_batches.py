@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -29,14 +28,11 @@ def of_one_shape(steps: Iterable[StepBatches], count: int) -> list[StepBatches]:
 
 
 def every_shape_twice(steps: Iterable[StepBatches]) -> list[StepBatches]:
-    """Two of `steps` of each shape, or one where there is no more: what a graph is made from."""
-    seen: Counter[torch.Size] = Counter()
-    kept = []
+    """The first of `steps` of each shape, twice: what a graph is made from."""
+    first: dict[torch.Size, StepBatches] = {}
     for step in steps:
-        seen[_shape(step)] += 1
-        if seen[_shape(step)] <= 2:
-            kept.append(step)
-    return kept
+        first.setdefault(_shape(step), step)
+    return [step for step in first.values() for _ in range(2)]
 
 
 def _shape(step: StepBatches) -> torch.Size:

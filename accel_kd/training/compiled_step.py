@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,10 +34,25 @@ class CompiledStep(EagerStep):
         Raises:
             UserError: the model cannot be compiled.
         """
-        try:
+        with _explained():
             return super().__call__(batches)
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"training.step_mode: compiled, but torch.compile fails with this model: {reason}; use eager"
-            ) from error
+
+    def rehearse(self, batches: StepBatches) -> None:
+        """See `Step`.
+
+        Raises:
+            UserError: the model cannot be compiled.
+        """
+        with _explained():
+            super().rehearse(batches)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"training.step_mode: compiled, but torch.compile fails with this model: {reason}; use eager"
+        ) from error

@@ -26,9 +26,17 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `Recorder`."""
-        graph = torch.cuda.CUDAGraph()
-        # Threads that pin memory or write checkpoints may go on meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            work()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        generator = torch.cuda.default_generators[self._stream.device_index]
+        before = generator.clone_state()
+        try:
+            # Threads that pin memory or write checkpoints may go on meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except BaseException:
+            # A capture that fails leaves its stream the current one, and the generator as if it were still captured.
+            torch.cuda.set_stream(current)
+            generator.graphsafe_set_state(before)
+            raise
         self._pool = graph.pool()
         return graph.replay

@@ -27,7 +27,8 @@ from accel_kd.training.step import EagerStep, Outcome
 logger = logging.getLogger(__name__)
 
 _MOST_SHAPES = 48
-"""Shapes that are recorded: up to 20 lengths of whole batches, and as many of an epoch's last one."""
+"""Shapes that have buffers: up to 512 tokens there are 20 lengths of whole batches, and as many of an epoch's last one;
+where a step has several micro-batches, their lengths combine."""
 
 
 class Recorder(Protocol):
@@ -94,6 +95,7 @@ class GraphedStep(EagerStep):
         self._most_shapes = most_shapes
         self._rate = torch.zeros((), device=self._accelerator.device)
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._said_so = False
 
     @property
     def num_recorded(self) -> int:
@@ -135,10 +137,21 @@ class GraphedStep(EagerStep):
         key = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors)
         if key not in self._shapes:
             if len(self._shapes) == self._most_shapes:
+                self._say_that_others_are_eager()
                 return None
             counts = DeviceCounts.on(self._accelerator.device)
             self._shapes[key] = _Shape(empty_like(micro_batches), empty_like(signals), counts)
         return self._shapes[key]
+
+    def _say_that_others_are_eager(self) -> None:
+        """Once; nothing more is to be said where no step can be recorded."""
+        if self._most_shapes and not self._said_so:
+            logger.warning(
+                "step mode graphed: %d shapes of batches were seen, and further ones are taken eagerly: accumulation "
+                "and very long texts make many (training.micro_batch_size, data.max_length)",
+                self._most_shapes,
+            )
+            self._said_so = True
 
     def _take(self, shape: _Shape) -> None:
         """The step on the buffers of `shape`."""
@@ -162,8 +175,11 @@ class GraphedStep(EagerStep):
             if not self.num_recorded:
                 logger.info("step mode graphed: recorded the step of a first shape")
             return replay
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            # What ends a capture hides what spoilt it.
+            reason = str(error.__context__ or error).strip().partition("\n")[0]
             if self._is_asked_for:
                 raise UserError(
                     f"training.step_mode: graphed, but this step cannot be recorded ({reason}); use compiled or eager"

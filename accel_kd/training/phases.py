@@ -85,6 +85,8 @@ class MeasuredPhases(Phases):
 
     def finish(self) -> None:
         """Writes the shares, and the trace of a training that was shorter than it might have been."""
+        if not self._num_steps:
+            return  # nothing was left to do; what an earlier attempt wrote stays
         self._write_trace()
         whole = time.perf_counter() - self._started
         seconds = dict(sorted(self._seconds.items(), key=lambda entry: -entry[1]))
@@ -123,11 +125,12 @@ class MeasuredPhases(Phases):
         self._trace = None
 
     def _read_trace(self, trace: profile, traced: float) -> None:
-        during = 1e-6 * sum(
-            event.self_cpu_time_total + getattr(event, "self_device_time_total", 0.0)
-            for event in trace.key_averages()
-            if event.key.lower().startswith(_COMMUNICATION)
-        )
+        collectives = [event for event in trace.key_averages() if event.key.lower().startswith(_COMMUNICATION)]
+        if self._device.type == "cuda":  # what the host spends on them is their launch
+            times = [event.self_device_time_total for event in collectives if event.device_type.name != "CPU"]
+        else:
+            times = [event.self_cpu_time_total for event in collectives]
+        during = 1e-6 * sum(times)
         self._communication = (during, traced)
         self._folder.mkdir(parents=True, exist_ok=True)
         trace.export_chrome_trace(str(self._folder / TRACE))

@@ -89,7 +89,7 @@ class EagerStep:
         counts: GlobalCounts | DeviceCounts,
         signals: Sequence[TeacherSignal] | None = None,
     ) -> Outcome:
-        """All of a step but the schedule; in fp32 and bf16 with AdamW the host waits for nothing in it.
+        """All of a step but the schedule; in fp32 and bf16 with AdamW nothing of ours in it waits for the device.
 
         Args:
             micro_batches: this rank's.

@@ -133,7 +133,7 @@ def _with_step_modes(config: RunConfig, whole: str, on_gpu: bool) -> list[Way | 
     found: list[Way | NotRun] = [Way("compiled step", _COMPILED, compiled, says="step mode compiled")]
     graphed, settings = "graphed step", (whole, "training.step_mode=graphed")
     if not on_gpu:
-        found.append(NotRun(graphed, "graphs are CUDA's, and there is no GPU"))
+        found.append(NotRun(graphed, "graphs are CUDA's, and there are fewer GPUs than --ranks"))
     elif config.training.optimizer != "adamw":
         found.append(NotRun(graphed, f"training.optimizer {config.training.optimizer} is not recorded"))
     else:

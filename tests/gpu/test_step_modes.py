@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from accel_kd.models.loading import Checkpoint, load_classifier
+from accel_kd.training.cuda_graphs import CudaGraphs
+from accel_kd.training.graphed_step import GraphedStep
 from tests.support.launch_configs import recipe
 from tests.support.processes import accel_kd, step_rows, succeeded, summary
+from tests.unit.training.test_graphed_step import TASK, Unrecordable, batches_of, make_student, parts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -61,3 +66,17 @@ def test_a_graphed_run_that_stops_half_way_goes_on_with_the_same_losses(
     again, _ = _rows(tiny_data, tiny_teacher, tmp_path / "part", "graphed", *constant)
     assert [row["step"] for row in again] == [row["step"] for row in whole]
     assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in whole], rel=1e-4)
+
+
+def test_after_a_recording_that_failed_steps_go_on_with_their_dropout(
+    tiny_teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    accelerator = Accelerator()
+    teacher = load_classifier(Checkpoint(str(tiny_teacher), "teacher.model"))
+    source = Unrecordable(teacher, TASK, accelerator.device)
+    optimizer, given = parts(accelerator, make_student(teacher, 0.3), source)
+    recorder = CudaGraphs(accelerator.device)
+    step = GraphedStep(*given, optimizer=optimizer, recorder=recorder, is_asked_for=False)
+    losses = [float(step(batches)[0]["loss"]) for batches in batches_of(teacher)]
+    assert all(map(torch.isfinite, map(torch.tensor, losses))) and step.num_recorded == 0
+    assert "step mode: eager from here on: the step cannot be recorded" in caplog.text

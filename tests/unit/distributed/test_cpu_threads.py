@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -49,5 +50,14 @@ def test_cores_that_cannot_be_counted_change_nothing() -> None:
     assert threads_of_rank(None, None, _ACCELERATE) is None
 
 
-def test_usable_cores_are_those_of_this_process() -> None:
-    assert usable_cpus() == len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(
+    ("granted", "expected"),
+    [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("6400000 100000", 8), ("", 8)],
+)
+def test_usable_cores_are_those_of_this_process_and_no_more_than_its_container_is_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    (tmp_path / "cpu.max").write_text(granted)
+    assert usable_cpus(tmp_path / "cpu.max") == expected
+    assert usable_cpus(tmp_path / "none") == 8

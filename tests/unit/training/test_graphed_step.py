@@ -213,7 +213,7 @@ class Spoilt(Remembered):
 
 
 def test_shapes_beyond_the_most_are_taken_without_a_recording(
-    accelerator: Accelerator, teacher: PreTrainedModel
+    accelerator: Accelerator, teacher: PreTrainedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     batches = batches_of(teacher)
     streaming = StreamingTeacher(teacher, TASK, accelerator.device)
@@ -221,6 +221,7 @@ def test_shapes_beyond_the_most_are_taken_without_a_recording(
     graphed = run(accelerator, make_student(teacher), streaming, batches, graphed=True, most_shapes=1)
     assert isinstance(graphed[2], GraphedStep) and graphed[2].num_recorded <= 1
     assert_same(eager, graphed)
+    assert caplog.text.count("1 shapes of batches were seen, and further ones are taken eagerly") == 1
 
 
 class Unrecordable(StreamingTeacher):

@@ -51,6 +51,7 @@ def test_an_error_within_a_part_leaves_the_others_their_time(tmp_path: Path, mon
         now += 3.0
         raise KeyError
     now += 5.0
+    phases.step_done()
     phases.finish()
     assert json.loads((tmp_path / "shares.json").read_text())["seconds"] == {"data": 3.0, OTHER: 5.0}
 
@@ -68,6 +69,16 @@ def test_ten_steps_are_traced_or_as_many_as_there_are(tmp_path: Path, num_steps:
         events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("name") == "optimizer" and event.get("cat") == "user_annotation" for event in events) == traced
     assert (tmp_path / "trace.json").exists() == bool(traced)
+
+
+def test_a_training_that_had_nothing_left_to_do_leaves_what_was_written_before(tmp_path: Path) -> None:
+    (tmp_path / "shares.json").write_text("{}")
+    phases = MeasuredPhases(tmp_path, torch.device("cpu"))
+    with phases("evaluation"):
+        pass
+    phases.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["shares.json"]
+    assert (tmp_path / "shares.json").read_text() == "{}"
 
 
 def test_without_a_profile_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
