@@ -19,6 +19,8 @@ from accel_kd.data.shares import Share
 from accel_kd.signals import IGNORED_LABEL, Batch, Targets
 
 _INT64_BYTES = torch.int64.itemsize
+_CHUNK = 16_384
+"""Rows that are padded at once."""
 
 
 class ResidentSplit:
@@ -69,11 +71,13 @@ class _Planes:
         self._texts = texts
         self._pad_to = pad_to
         every_row = np.arange(len(texts.lengths))
-        inputs = texts.inputs(every_row, texts.padded_length(every_row, pad_to))
-        self._names = list(inputs)
-        self._values = torch.empty(len(inputs), *inputs["input_ids"].shape, dtype=torch.int64, device=device)
-        for plane, values in zip(self._values, inputs.values(), strict=True):
-            plane.copy_(values)
+        width = texts.padded_length(every_row, pad_to)
+        self._names = list(texts.inputs(every_row[:1], width))
+        self._values = torch.empty(len(self._names), len(every_row), width, dtype=torch.int64, device=device)
+        for start in range(0, len(every_row), _CHUNK):  # what is copied is never there twice as a whole
+            rows = every_row[start : start + _CHUNK]
+            for plane, values in zip(self._values, texts.inputs(rows, width).values(), strict=True):
+                plane[start : start + len(rows)].copy_(values)
 
     def inputs(self, host_rows: NDArray[np.int64], rows: Tensor) -> dict[str, Tensor]:
         """Model inputs `[N, L]` of the rows, which the caller has on both sides; `L` is known on the host."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accel_kd.data import resident
 from accel_kd.data.buckets import PadTo, bucket_length
 from accel_kd.data.loaders import EvaluationLoader, Shard, TrainingLoader
 from accel_kd.data.resident import ResidentSplit, resident_bytes
@@ -20,6 +22,13 @@ from tests.support.batches import KINDS, NUM_EXAMPLES, assert_equal, split_of
 
 CPU = torch.device("cpu")
 SPLITS = {kind: split_of(kind) for kind in KINDS}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def several_chunks() -> Iterator[None]:
+    """The splits are small."""
+    with mock.patch.object(resident, "_CHUNK", 5):
+        yield
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,9 +41,9 @@ SPLITS = {kind: split_of(kind) for kind in KINDS}
 def test_a_resident_batch_is_the_plain_one(kind: str, rows: list[int], counted: bool, padded: bool) -> None:
     pad_to: PadTo | None = partial(bucket_length, most=12) if padded else None
     index = np.array(rows, dtype=np.int64)
-    resident = ResidentSplit(SPLITS[kind], CPU, pad_to)
+    held = ResidentSplit(SPLITS[kind], CPU, pad_to)
     expected = SPLITS[kind].batch(index, counted=counted, pad_to=pad_to)
-    assert_equal(resident.batch(index, counted=counted), expected)
+    assert_equal(held.batch(index, counted=counted), expected)
     if padded:
         assert expected.inputs["input_ids"].shape[1] in (8, 12)
 
