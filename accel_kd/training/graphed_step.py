@@ -159,7 +159,7 @@ class GraphedStep(EagerStep):
         def work() -> None:
             shape.keep(self.compute(shape.micro_batches, shape.counts, shape.signals))
 
-        if shape.replay is None and shape.kept is not None and self._most_shapes:
+        if shape.replay is None and shape.kept is not None:
             shape.replay = self._recorded(work)
         if shape.replay is not None:
             with self._phases("step, replayed"):

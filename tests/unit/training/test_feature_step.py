@@ -30,17 +30,6 @@ PAIRS = ((0, 0), (1, 2), (-1, -1))
 WEIGHT = 0.4
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture
-def teacher(tiny_teacher: Path) -> PreTrainedModel:
-    """Four layers of 32 units."""
-    return load_classifier(Checkpoint(str(tiny_teacher), "teacher.model"))
-
-
 @pytest.fixture
 def student(tmp_path: Path) -> ProjectedStudent:
     """Two layers of 16 units."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from accel_kd.data.loaders import TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.engines import start_engine
 from accel_kd.errors import UserError
-from accel_kd.models.loading import Checkpoint, input_names, load_classifier
+from accel_kd.models.loading import input_names
 from accel_kd.models.projected_student import ProjectedStudent, Projection
 from accel_kd.models.student import from_teacher_layers
 from accel_kd.objectives import ForwardKL, HardLabel, HiddenStates, WeightedSum, mixture
@@ -37,16 +36,6 @@ from tests.support.tiny import LABELS, rows, tokenizer
 NUM_STEPS = 12
 TASK = SequenceClassification(LABELS)
 MIXTURE = mixture(0.3, ForwardKL(3.0))
-
-
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture
-def teacher(tiny_teacher: Path) -> PreTrainedModel:
-    return load_classifier(Checkpoint(str(tiny_teacher), "teacher.model"))
 
 
 def make_student(teacher: PreTrainedModel, dropout: float = 0.0) -> PreTrainedModel:
@@ -166,6 +155,7 @@ def test_projections_and_hidden_states_are_replayed_too(accelerator: Accelerator
 
     eager = run(accelerator, student(), source, batches, objective=objective, graphed=False)
     graphed = run(accelerator, student(), source, batches, objective=objective, graphed=True)
+    assert isinstance(graphed[2], GraphedStep) and graphed[2].num_recorded >= 2
     assert_same(eager, graphed)
 
 
@@ -177,6 +167,7 @@ def test_dropout_is_drawn_anew_in_every_replay_and_as_without_a_recording(
     streaming = StreamingTeacher(teacher, TASK, accelerator.device)
     eager = run(accelerator, make_student(teacher, 0.3), streaming, batches, graphed=False)
     graphed = run(accelerator, make_student(teacher, 0.3), streaming, batches, graphed=True)
+    assert isinstance(graphed[2], GraphedStep) and graphed[2].num_recorded == 1
     assert_same(eager, graphed)
     still = run(accelerator, make_student(teacher, 0.0), streaming, batches, graphed=True)
     assert [row["norm"] for row in still[0]] != pytest.approx([row["norm"] for row in graphed[0]], rel=1e-2)

@@ -30,16 +30,6 @@ LEARNING_RATE = 0.5
 ALPHA, TEMPERATURE = 0.3, 3.0
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture
-def teacher(tiny_teacher: Path) -> PreTrainedModel:
-    return load_classifier(Checkpoint(str(tiny_teacher), "teacher.model"))
-
-
 @pytest.fixture
 def student(teacher: PreTrainedModel) -> PreTrainedModel:
     """Two of the teacher's layers, disturbed so that its head agrees with nothing."""
