@@ -17,6 +17,7 @@ from accel_kd.distributed.seeding import seed_everywhere, seed_rank
 from accel_kd.engines import start_engine
 from accel_kd.evaluation import Evaluator
 from accel_kd.metrics.meters import StepMeter
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.projected_student import ProjectedStudent
 from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
@@ -67,6 +68,8 @@ class ModelRun:
     max_nonfinite_steps: int
     keep: str
     step_mode: StepModeSetting
+    first_token_only: bool
+    """Leave out of the last layer what nothing reads, where the model is one that is known."""
     seed: int
     record: RunRecord
     tracker: Tracker
@@ -88,6 +91,12 @@ class Training:
         seed_everywhere(run.seed)
         self.model = run.make_model()
         self.num_parameters = self.model.num_parameters()
+        # Projections read hidden states, those of the last layer perhaps.
+        may_leave_out = run.first_token_only and isinstance(self.model, PreTrainedModel)
+        if may_leave_out and read_first_token_only(self.model):
+            logger.info(
+                "%s: the last layer is computed for the first token, the only one that its head reads", run.title
+            )
         rates = run.optimizer
         optimizer = make_optimizer(
             rates.name,

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from accel_kd.assembly.session import Session
 from accel_kd.config.model_sections import ModelConfig
 from accel_kd.config.schema import RunConfig
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config, load_tokenizer
 from accel_kd.models.student import (
     chosen_layers,
@@ -106,6 +107,8 @@ def streaming_teacher(
     device, world_size = session.accelerator.device, session.accelerator.num_processes
     dtype = DTYPES[teacher_dtype(session)]
     model = load_classifier(teacher.checkpoint, dtype=dtype, attention=session.config.teacher.attention)
+    if session.config.training.first_token_only and not hidden_states:
+        read_first_token_only(model)
     source = StreamingTeacher(model, session.task, device, columns, min_rows, hidden_states, placement, world_size)
     logger.info("teacher: %s", describe(source.model, placement, device, world_size))
     return source

@@ -96,6 +96,7 @@ def model_run(
         max_nonfinite_steps=training.max_nonfinite_steps,
         keep=config.evaluation.keep,
         step_mode=training.step_mode,
+        first_token_only=training.first_token_only and not objective.needs.hidden_states,
         seed=training.seed,
         record=run_record(session, job_type),
         tracker=tracker_of(session, directory),

@@ -13,11 +13,13 @@ from accel_kd.assembly.data import read_data
 from accel_kd.assembly.models import checkpoint, student_checkpoint
 from accel_kd.assembly.objectives import objective
 from accel_kd.config.checks import accumulation_steps, needs_teacher_signal
+from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.data.examples import content_order
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.errors import UserError
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.loading import check_length, input_names, load_config, load_tokenizer
 from accel_kd.models.student import chosen_layers, with_dropout, with_labels
 from accel_kd.objectives import total
@@ -117,7 +119,11 @@ def shapes(config: RunConfig, lengths: Lengths) -> Shapes:
     if config.student.init == "teacher_layers":
         student_config.num_hidden_layers = len(chosen_layers(config.student.layers, student_config.num_hidden_layers))
     section = config.teacher if config.student.init == "teacher_layers" else config.student
-    return Shapes(on_meta(student_config, trust_remote_code=section.trust_remote_code), teacher)
+    student = on_meta(student_config, trust_remote_code=section.trust_remote_code)
+    if config.training.first_token_only and hidden_states_term(config.objective) is None:
+        for model in [student] if teacher is None else [student, teacher]:
+            read_first_token_only(model)
+    return Shapes(student, teacher)
 
 
 def micro_batches(lengths: Lengths, training: TrainingConfig, world_size: int) -> MicroBatches:

@@ -34,6 +34,7 @@ from accel_kd.distributed.seeding import seed_rank
 from accel_kd.engines import Engine, start_engine
 from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.signals import Batch, StepBatches
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.training.optimizer import learning_rate_schedule, make_optimizer
@@ -63,6 +64,8 @@ class Ours:
         self._device = bench.device
         self._batches = iter(batches)
         model = bench.make_student() if student is None else student
+        if bench.config.training.first_token_only:
+            read_first_token_only(model)
         self.engine, self._step = _training(bench, mode, model, teacher, total_steps)
         self.losses: list[Tensor] = []
         """Of every step so far, this rank's share."""

@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from accel_kd.benchmark.rounds import Trial, wait_for
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.planning.arithmetic import FlopsOfLength
 from accel_kd.planning.model_costs import DeviceType, model_costs, on_meta
 
@@ -26,9 +27,20 @@ class Operations:
     teacher: FlopsOfLength
 
     @classmethod
-    def of(cls, student: PretrainedConfig, teacher: PretrainedConfig, longest: int, device: torch.device) -> Operations:
-        """Traced without weights, at lengths up to `longest`."""
+    def of(
+        cls,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        longest: int,
+        device: torch.device,
+        *,
+        first_token_only: bool,
+    ) -> Operations:
+        """Traced without weights, at lengths up to `longest`; `first_token_only` as `training` has it."""
         students, teachers = on_meta(student), on_meta(teacher)
+        if first_token_only:
+            read_first_token_only(students)
+            read_first_token_only(teachers)
         kind: DeviceType = "cuda" if device.type == "cuda" else "cpu"
         return cls(
             FlopsOfLength.through(lambda length: model_costs(students, 1, length, device=kind).step_flops, longest),

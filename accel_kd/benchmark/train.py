@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,14 @@ def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures
     trials = take_turns(contestants, settings.num_rounds, settings.num_steps, settings.warm_up, _report)
     best = max(best, ceiling(device, precision))
     longest = int(bench.train.lengths.max())
-    operations = Operations.of(peer.student.config, peer.teacher.config, longest, device)
+    of_models = partial(Operations.of, peer.student.config, peer.teacher.config, longest, device)
+    of_peer, of_ours = (of_models(first_token_only=it) for it in (False, bench.config.training.first_token_only))
     evaluation = _evaluate(contestants, bench, settings)
     found = []
     for entry in entries:
         name = entry.contestant.name
         runs_teacher = entry.contestant is peer or entry.source == STREAMING
+        operations = of_peer if entry.contestant is peer else of_ours
         found.append(
             Figures(
                 name=name,

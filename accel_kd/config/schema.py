@@ -95,6 +95,9 @@ class TrainingConfig(Section):
     """How an optimizer step is executed: `eager`: operation by operation; `compiled`: the student through
     `torch.compile`; `graphed`: recorded as a CUDA graph for each shape of batch and replayed, for one GPU, AdamW and
     fp32 or bf16; `auto`: graphed where that is possible and the model small enough to gain by it, else eager."""
+    first_token_only: bool = True
+    """Leave out of the last layer what nothing reads, where the head reads the first token only (classifiers like BERT,
+    RoBERTa, ELECTRA and DistilBERT): the same mathematics, with other draws of dropout."""
     group_by_length: bool = True
     """Put texts of like length into one batch; the order depends on seed and epoch only."""
     seed: Seed = 42

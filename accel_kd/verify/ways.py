@@ -118,6 +118,8 @@ def ways(config: RunConfig, ranks: int, batch_size: int, *, on_gpu: bool) -> lis
             says="goes on after step",
         )
     )
+    every_token = (*_SGD, whole, "training.first_token_only=false")
+    found.append(Way("last layer for every token", _ORDER, every_token))
     found += _with_step_modes(config, whole, on_gpu)
     on = f"{ranks} rank{'s' if ranks > 1 else ''}"
     found.append(Way(f"FSDP2, {on}", _ORDER, (*_SGD, each), ranks, _FSDP2))

@@ -14,7 +14,7 @@ def test_operations_are_those_of_all_products_of_a_step() -> None:
     student, teacher = config("bert", layers=1), config("bert", layers=2)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     trials = [Trial.of(1.0, [mask, mask])]
-    operations = Operations.of(student, teacher, 8, torch.device("cpu"))
+    operations = Operations.of(student, teacher, 8, torch.device("cpu"), first_token_only=False)
 
     def forward(layers: int, length: int) -> float:
         """Four maps of attention, two of the feed-forward net, the two products of attention, pooler and head."""
@@ -30,6 +30,14 @@ def test_operations_are_those_of_all_products_of_a_step() -> None:
     useful = operations.of_step(trials, with_teacher=True, with_padding=False)
     only_students = operations.of_step(trials, with_teacher=False, with_padding=False)
     assert useful - only_students == pytest.approx(forward(2, 4) + forward(2, 2))
+    less = Operations.of(student, teacher, 8, torch.device("cpu"), first_token_only=True)
+    for_others = 2 * 3 * (2 * 32 * 32 + 2 * 32 * 64 + 2 * 4 * 32)  # all but keys and values, of three tokens of a row
+    teachers = [
+        one.of_step(trials, with_teacher=True, with_padding=True)
+        - one.of_step(trials, with_teacher=False, with_padding=True)
+        for one in (operations, less)
+    ]
+    assert teachers[0] - teachers[1] == pytest.approx(2 * for_others)
 
 
 def test_the_ceiling_is_the_rate_of_a_product() -> None:

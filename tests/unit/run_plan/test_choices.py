@@ -83,7 +83,7 @@ def test_the_largest_micro_batch_is_the_last_one_that_fits(planner: Planner) -> 
 
 def test_what_is_advised_fits_and_changes_no_more_than_it_must(planner: Planner) -> None:
     whole = _need(planner)
-    _with_memory(planner, 0.7 * whole)
+    _with_memory(planner, 0.8 * whole)
     small = advice(planner, Strategy.DDP)
     assert small is not None and small.strategy is None
     assert "teacher.source" not in small.settings and "training.precision" not in small.settings
