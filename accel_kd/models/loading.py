@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_torchao_available
 
 from accel_kd.errors import UserError
 from accel_kd.locations import locate
@@ -81,6 +82,7 @@ def load_config(checkpoint: Checkpoint) -> PretrainedConfig:
     except Exception as error:  # the hub client, JSON and transformers each raise their own
         raise refusal(checkpoint, "configuration", error) from error
     _refuse_misnumbered_labels(checkpoint, config)
+    _refuse_hidden_torchao(checkpoint, config)
     return config
 
 
@@ -226,6 +228,17 @@ def _refuse_misnumbered_labels(checkpoint: Checkpoint, config: PretrainedConfig)
         raise UserError(
             f"{checkpoint.setting}: the config.json of {checkpoint.name!r} numbers its labels {numbers}; "
             "they must run from 0 without a gap"
+        )
+
+
+def _refuse_hidden_torchao(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    """See `heavy_imports`: Transformers would say that torchao is not installed."""
+    quantised = getattr(config, "quantization_config", None) or {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+    if method == "torchao" and not is_torchao_available():
+        raise UserError(
+            f"{checkpoint.setting}: {checkpoint.name!r} is quantised by torchao, which is read where it is installed, "
+            "and only to be evaluated, exported or measured; give the model that it was made from"
         )
 
 

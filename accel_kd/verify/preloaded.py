@@ -6,12 +6,15 @@ from threading import RLock
 
 from tqdm import tqdm
 
-import accel_kd.distill
-import accel_kd.export.results_table
-import accel_kd.metrics.accuracy_and_f1
-import accel_kd.verify.reference  # noqa: F401
-from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
 from accel_kd.errors import UserError
+from accel_kd.heavy_imports import heavy_imports
+
+with heavy_imports():
+    import accel_kd.distill
+    import accel_kd.export.results_table
+    import accel_kd.metrics.accuracy_and_f1
+    import accel_kd.verify.reference  # noqa: F401
+    from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
 
 # Its own lock is one of processes, which those that are killed would leave behind.
 tqdm.set_lock(RLock())

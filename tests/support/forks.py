@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accel_kd.heavy_imports import heavy_imports
 from tests.support.processes import ROOT, free_port
 
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -87,15 +88,16 @@ class ForkedRun:
 
 
 def _serve() -> None:
-    from transformers import BertForSequenceClassification, DistilBertForSequenceClassification  # noqa: F401
+    with heavy_imports():
+        from transformers import BertForSequenceClassification, DistilBertForSequenceClassification  # noqa: F401
 
-    from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
+        from accel_kd.distributed.deepspeed_start import prepare_for_deepspeed
 
-    prepare_for_deepspeed(has_device=False)
-    import accel_kd.cache_teacher
-    import accel_kd.distill
-    import accel_kd.export.results_table
-    import accel_kd.metrics.accuracy_and_f1  # noqa: F401
+        prepare_for_deepspeed(has_device=False)
+        import accel_kd.cache_teacher
+        import accel_kd.distill
+        import accel_kd.export.results_table
+        import accel_kd.metrics.accuracy_and_f1  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -8,17 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from accel_kd import cli
 from accel_kd.errors import EXIT_USER_ERROR, UserError
-from accel_kd.heavy_imports import heavy_imports
+from accel_kd.heavy_imports import heavy_imports, is_quantised_by_torchao
 
 _NOT_BEFORE_THE_FIRST_STEP = (
     "evaluate", "sklearn", "scipy.stats", "transformers.pipelines", "transformers.trainer", "wandb", "deepspeed",
-    "tensorflow", "jax", "matplotlib", "torch.utils.tensorboard",
+    "tensorflow", "jax", "matplotlib", "optuna", "onnxruntime", "torch.utils.tensorboard",
 )  # fmt: skip
 _NOT_FOR_A_COMMAND_LINE = (*_NOT_BEFORE_THE_FIRST_STEP, "torch", "transformers", "accelerate", "datasets", "numpy")
 
@@ -43,6 +44,37 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     modules = imported(f"from accel_kd.cli import main\ntry: main({arguments})\nexcept SystemExit: pass")
     assert "accel_kd.config.schema" in modules
     assert sorted(modules.intersection(_NOT_FOR_A_COMMAND_LINE)) == []
+
+
+def test_a_run_starts_without_torchao_and_may_import_it_later() -> None:
+    """Transformers would import it wherever it is installed, which takes seconds."""
+    pytest.importorskip("torchao")
+    run = "from accel_kd.heavy_imports import heavy_imports\nwith heavy_imports(): import accel_kd.distill"
+    assert not [name for name in imported(run) if name.partition(".")[0] == "torchao"]
+    assert "torchao.quantization" in imported(f"{run}\nimport torchao.quantization")
+
+
+def test_commands_for_quantised_models_have_torchao() -> None:
+    pytest.importorskip("torchao")
+    run = (
+        "from accel_kd.heavy_imports import heavy_imports\nwith heavy_imports(with_torchao=True): import transformers."
+    )
+    assert "torchao" in imported(f"{run}modeling_utils")
+
+
+@pytest.mark.parametrize(
+    ("config", "is_so"),
+    [
+        ({"quantization_config": {"quant_method": "torchao"}}, True),
+        ({"quantization_config": {"quant_method": "gptq"}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_a_quantised_model_is_known_before_anything_is_imported(tmp_path: Path, config: object, is_so: bool) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    assert is_quantised_by_torchao(str(tmp_path)) == is_so
 
 
 @pytest.fixture

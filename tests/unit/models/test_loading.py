@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from accel_kd.errors import UserError
+from accel_kd.models import loading
 from accel_kd.models.loading import (
     Checkpoint,
     check_length,
@@ -129,6 +131,21 @@ def test_code_of_a_checkpoint_is_not_run_unless_it_is_trusted(tiny_teacher: Path
     with pytest.raises(UserError):
         load_config(teacher(folder))
     assert not proof.exists()
+
+
+def test_weights_of_torchao_are_refused_in_a_line_where_transformers_was_kept_from_it(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "quantised"
+    shutil.copytree(tiny_teacher, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "torchao", "quant_type": "int8_weight_only"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(loading, "is_torchao_available", lambda: False)
+    with pytest.raises(UserError, match="^teacher.model: .* is quantised by torchao"):
+        load_config(Checkpoint(str(folder), "teacher.model"))
+    monkeypatch.setattr(loading, "is_torchao_available", lambda: True)
+    assert load_config(Checkpoint(str(folder), "teacher.model")).quantization_config
 
 
 def test_a_revision_and_trust_are_passed_on() -> None:
