@@ -90,7 +90,10 @@ def _named(
     differing = [name for name in names if len({_key(of_run, name) for of_run in firsts}) > 1]
     if not all(singly):
         differing = [name for name in differing if name != SEED or _twins(firsts)]
-    differs = [{name: of_run[name] for name in differing if name in of_run} for of_run in firsts]
+    differs = [
+        {name: of_run[name] for name in differing if name in of_run and (is_single or name != SEED)}
+        for of_run, is_single in zip(firsts, singly, strict=True)
+    ]
     labels = [runs[places[0]].label for places in members]
     short = [_short_name(one, label) for one, label in zip(differs, labels, strict=True)]
     return tuple(
@@ -120,13 +123,19 @@ def _short_name(differs: Mapping[str, Any], label: str) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return "+".join(map(_short, value))
-    if isinstance(value, str) and "/" in value:
-        return PurePath(value).name
-    return {None: "none", True: "on", False: "off"}.get(value, str(value)) if not isinstance(value, dict) else "..."
+    match value:
+        case bool():  # before numbers, which these are to Python
+            return "on" if value else "off"
+        case None:
+            return "none"
+        case float():
+            return f"{value:g}"
+        case list():
+            return "+".join(map(_short, value))
+        case str() if "/" in value:
+            return PurePath(value).name
+        case _:
+            return str(value)
 
 
 def _made_unique(names: Sequence[str], labels: Sequence[str]) -> list[str]:

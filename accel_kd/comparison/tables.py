@@ -33,7 +33,8 @@ _QUALITY: dict[str, tuple[str, Callable[[float], str]]] = {
 _LEGEND = """accuracy by argmax, with Wilson's interval for a single run, else mean ± standard deviation over the runs;
 in scope, without the out-of-scope examples; oos recall, the share of those that is found; agreement, the share of
 examples that get the teacher's label; teacher KL, KL(teacher || model) in nats; ECE, expected calibration error;
-device-hours, wall time of this model's own training, evaluation and test, by its ranks"""
+won, lost: rows that the model alone, or the baseline alone, has right, over all pairs of runs; device-hours, wall
+time of this model's own training, evaluation and test, by its ranks"""
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -61,19 +62,22 @@ def _quality(comparison: Comparison) -> str:
     lines = [[*head, *(_QUALITY[name][0] for name in shown)]]
     for setting in comparison.settings:
         cells = [setting.name, *([str(len(setting.runs))] if several else [])]
-        cells += [_spread(setting.figures.get("accuracy"), _share), _interval_of_share(setting, level)]
+        cells += [
+            _spread(setting.figures.get("accuracy"), _share),
+            _interval_of_share(setting, comparison.split, level),
+        ]
         lines.append([*cells, *(_spread(setting.figures.get(name), _QUALITY[name][1]) for name in shown)])
     return as_markdown(lines)
 
 
-def _interval_of_share(setting: ComparedSetting, level: float) -> str:
+def _interval_of_share(setting: ComparedSetting, split: str, level: float) -> str:
     if len(setting.runs) > 1 or "accuracy" not in setting.figures:
         return _NONE
     [run] = setting.runs
     if run.predictions is not None:
         right, rows = int(run.predictions.is_right.sum()), len(run.predictions.ids)
     else:
-        rows = (run.summary.get("num_examples") or {}).get("test", 0)
+        rows = (run.summary.get("num_examples") or {}).get(split, 0)
         right = round(setting.figures["accuracy"].mean * rows)
     if not rows:
         return _NONE
@@ -87,7 +91,7 @@ def _differences(comparison: Comparison) -> str:
     level = comparison.differences[0].level
     lines = [
         ["against " + comparison.baseline, "scope", "rows", "difference", f"{100 * level:g} % interval",
-         "baseline alone right", "it alone right", "McNemar p", "verdict"]
+         "won", "lost", "McNemar p", "verdict"]
     ]  # fmt: skip
     return as_markdown([*lines, *(_difference(one) for one in comparison.differences)])
 
@@ -97,8 +101,8 @@ def _difference(one: PairedDifference) -> list[str]:
         return [one.other, one.scope, *[_NONE] * 6, one.verdict]
     interval = f"{_signed(one.low)} to {_signed(one.high)}"
     return [
-        one.other, one.scope, f"{one.num_rows:,}", _signed(one.difference), interval, f"{one.only_baseline:,}",
-        f"{one.only_other:,}", _NONE if one.p_value is None else _p_in_words(one.p_value), one.verdict,
+        one.other, one.scope, f"{one.num_rows:,}", _signed(one.difference), interval, f"{one.only_other:,}",
+        f"{one.only_baseline:,}", _NONE if one.p_value is None else _p_in_words(one.p_value), one.verdict,
     ]  # fmt: skip
 
 
