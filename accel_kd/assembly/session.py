@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from accel_kd.assembly.attempt import Attempt
 from accel_kd.config.checks import needs_teacher_signal
+from accel_kd.config.identity import identity
 from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
@@ -73,7 +74,7 @@ def open_run_directory(config: RunConfig, until: ExitStack, *, may_reopen: bool 
     return open_run(
         run_directory(config),
         config_text=to_yaml(config),
-        settings=_identity(config.model_dump(mode="json")),
+        settings=identity(config.model_dump(mode="json")),
         old_settings=_identity_of_text,
         of_teacher=_what_makes_the_teacher,
         lengthened=_lengthened,
@@ -89,7 +90,7 @@ def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
 
 def _identity_of_text(text: str) -> dict[str, Any]:
     try:
-        return _identity(_settings_of(text))
+        return identity(_settings_of(text))
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
             "run.directory: it holds a config.yaml that no run wrote; choose another run.directory"
@@ -101,24 +102,6 @@ def _settings_of(text: str) -> dict[str, Any]:
     with contextlib.suppress(ValidationError):  # an older recipe lacks settings that have come since: the defaults
         settings = RunConfig.model_validate(settings).model_dump(mode="json")
     return settings
-
-
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
-    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf"}}
-    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout", "threads"}
-    kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
-    # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.
-    not_of_it = {"on_missing", "placement"}
-    kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k not in not_of_it}
-    if "store" in kept["teacher"]:
-        kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
-    # All ways of taking a step are one step.
-    not_of_it = {"max_nonfinite_steps", "num_workers", "step_mode"}
-    kept["training"] = {k: v for k, v in settings["training"].items() if k not in not_of_it}
-    # Where the data live changes no batch, nor what the teacher is made of.
-    kept["data"] = {k: v for k, v in settings["data"].items() if k != "resident_megabytes"}
-    return kept
 
 
 def _lengthened(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +118,9 @@ def _or_endless(steps: int | None) -> float:
     return math.inf if steps is None else steps
 
 
-def _what_makes_the_teacher(identity: dict[str, Any]) -> dict[str, Any]:
-    """Of an identity, the settings that a teacher which is fine-tuned here depends on."""
-    teacher = identity["teacher"]
+def _what_makes_the_teacher(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings that make a run, those that a teacher which is fine-tuned here depends on."""
+    teacher = settings["teacher"]
     if teacher["finetune"] is None:
         return {"teacher": {"finetune": None}}
     given = {name: value for name, value in teacher["finetune"].items() if value is not None}
@@ -145,10 +128,10 @@ def _what_makes_the_teacher(identity: dict[str, Any]) -> dict[str, Any]:
         given["max_steps"] = None  # as `finetune_training` has it
     made_of = {"model", "revision", "trust_remote_code", "allow_pickle"}
     return {
-        "task": identity["task"],
-        "data": identity["data"],
+        "task": settings["task"],
+        "data": settings["data"],
         "teacher": {name: value for name, value in teacher.items() if name in made_of},
-        "training": identity["training"] | given,
-        "evaluation": identity["evaluation"],
-        "run": {"deterministic": identity["run"]["deterministic"]},
+        "training": settings["training"] | given,
+        "evaluation": settings["evaluation"],
+        "run": {"deterministic": settings["run"]["deterministic"]},
     }

@@ -66,6 +66,27 @@ def test_the_run_learns(finished: tuple[Path, str]) -> None:
     assert figures["test/teacher_agreement"] > summary(finished[0] / "control")["test/teacher_agreement"] - 0.05
 
 
+def test_compare_reads_student_control_and_teacher_from_the_directory_and_from_w_and_b(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    directory = finished[0]
+    succeeded(accel_kd("compare", directory, "--json", tmp_path / "rows.json"))
+    by_rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [setting["name"] for setting in by_rows["settings"]] == ["control", "student", "teacher"]
+    assert {(one["other"], one["num_rows"]) for one in by_rows["differences"] if one["scope"] == "all"} == {
+        ("student", 211), ("teacher", 211)
+    }  # fmt: skip
+    figures = summary(directory)
+    assert by_rows["settings"][1]["figures"]["accuracy"]["mean"] == figures["test/accuracy"]
+    assert by_rows["settings"][1]["runs"][0]["num_right"] == round(211 * figures["test/accuracy"])
+    assert by_rows["settings"][2]["runs"][0]["num_right"] == round(211 * figures["teacher/test_accuracy"])
+    offline = [directory / "control" / "wandb", directory / "wandb"]
+    succeeded(accel_kd("compare", *offline, "--json", tmp_path / "wandb.json"))
+    from_wandb = json.loads((tmp_path / "wandb.json").read_text())
+    for here, there in zip(by_rows["settings"][:2], from_wandb["settings"], strict=True):
+        assert here["figures"] == there["figures"] and here["name"] == there["name"]
+
+
 def test_the_summary_has_its_keys(finished: tuple[Path, str]) -> None:
     figures = summary(finished[0])
     for name in (

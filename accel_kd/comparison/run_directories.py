@@ -1,0 +1,178 @@
+"""Runs from their directories: student, control or teacher, finished or, if that is asked for, not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accel_kd.comparison.compared import Measured, Predictions
+from accel_kd.comparison.read_run import Part, ReadRun, curve_of
+from accel_kd.comparison.rows_table import NEEDED, predictions_of_columns
+from accel_kd.errors import UserError
+from accel_kd.export.results import figures_of
+from accel_kd.run_directory import RunDirectory
+from accel_kd.run_status import read_status
+from accel_kd.tracking.jsonl_tracker import JsonlRecord, read_record
+
+_MEASUREMENTS = "model_benchmark.json"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run has begun in `path`, or a part of one."""
+    return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
+
+
+def is_part_of_run(path: Path) -> bool:
+    """Whether `path` is, or would be, a run's `control` or `teacher`."""
+    return path.name in ("control", "teacher") and (path.parent / "config.yaml").is_file()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run's summary is there, or its part is read from the run's own predictions."""
+    return RunDirectory(path).is_finished or (is_part_of_run(path) and not is_run(path) and is_finished(path.parent))
+
+
+def progress(path: Path) -> str:
+    """How far an unfinished run is, in words."""
+    status = read_status(path.parent if is_part_of_run(path) else path)
+    if status is None:
+        return "not finished"
+    at = f" at step {status.step} of {status.total_steps} ({status.part})" if status.part else ""
+    return f"not finished: {status.command} {status.state}{at}"
+
+
+def read_run_directory(path: Path, split: str) -> ReadRun:
+    """The run, or part of a run, in `path`; an unfinished one with what its log has.
+
+    Raises:
+        UserError: its files cannot be read, or there is no teacher where one was named.
+    """
+    part: Part = "student"
+    if is_part_of_run(path):
+        part = "teacher" if path.name == "teacher" else "control"
+    if part == "teacher" and not is_run(path):
+        return _teacher_by_its_student(path, split)
+    directory = RunDirectory(path, "model" if part == "teacher" else "student")
+    record = _read(directory.metrics, read_record) if directory.metrics.is_file() else JsonlRecord(None, [], {}, None)
+    predictions, why = _predictions(directory, split)
+    return ReadRun(
+        label=path.resolve().parent.name if part != "student" else path.resolve().name,
+        origin=str(path),
+        identity=_identity(directory),
+        part=part,
+        config=_config(path, part, record),
+        summary=_read_json(directory.summary) if directory.is_finished else _latest(record),
+        predictions=predictions,
+        no_predictions=why,
+        curve=curve_of(record.rows),
+        measured=_measured(path / _MEASUREMENTS),
+    )
+
+
+def companions(path: Path, split: str) -> list[ReadRun]:
+    """The control and the teacher of the run in `path`, those that there are."""
+    found = []
+    if is_run(path / "control") and is_finished(path / "control"):
+        found.append(read_run_directory(path / "control", split))
+    if is_finished(path) and "teacher" in figures_of(RunDirectory(path)):
+        found.append(read_run_directory(path / "teacher", split))
+    return found
+
+
+def _teacher_by_its_student(path: Path, split: str) -> ReadRun:
+    """A teacher that was not trained here: its figures and its answers, as its student's records have them."""
+    student = read_run_directory(path.parent, split)
+    figures = figures_of(RunDirectory(path.parent)) if is_finished(path.parent) else {}
+    if "teacher" not in figures:
+        raise UserError(f"compare: {path} is no run, and the run beside it had no teacher; name another")
+    predictions, why = student.predictions, student.no_predictions
+    if predictions is not None and predictions.teacher_argmax is None:
+        predictions, why = None, "its student's predictions do not hold its answers"
+    if predictions is not None:
+        assert predictions.teacher_argmax is not None
+        predictions = dataclasses.replace(
+            predictions, argmax=predictions.teacher_argmax, confidence=0 * predictions.confidence + float("nan"),
+            loss=None, teacher_argmax=None, teacher_kl=None,
+        )  # fmt: skip
+    return ReadRun(
+        label=student.label, origin=str(path), identity=f"{student.identity} teacher", part="teacher",
+        config=student.config, summary=figures["teacher"], predictions=predictions, no_predictions=why, curve=None,
+    )  # fmt: skip
+
+
+def _identity(directory: RunDirectory) -> str:
+    """W&B's id, by which its copy of the run is known too, else the path."""
+    if directory.wandb_run_id.is_file():
+        return directory.wandb_run_id.read_text(encoding="utf-8").strip()
+    return str(directory.path.resolve())
+
+
+def _config(path: Path, part: Part, record: JsonlRecord) -> dict[str, Any]:
+    file = RunDirectory(path.parent if part != "student" else path).config
+    if file.is_file():
+        config = _read(file, lambda file: yaml.safe_load(file.read_text(encoding="utf-8")))
+        if isinstance(config, dict):
+            return config
+        raise UserError(f"compare: {file} holds no recipe; name another run")
+    return dict((record.run or {}).get("config") or {})
+
+
+def _latest(record: JsonlRecord) -> dict[str, Any]:
+    """Of an unfinished run, the newest value of each figure of its evaluations."""
+    latest: dict[str, Any] = {}
+    for row in record.rows:
+        latest.update((name, value) for name, value in row.items() if name.startswith("eval/"))
+    return latest
+
+
+def _predictions(directory: RunDirectory, split: str) -> tuple[Predictions | None, str]:
+    file = directory.predictions / f"{split}.parquet"
+    if not file.is_file():
+        return None, f"there is no {file}"
+    columns = _read(file, _columns)
+    missing = [name for name in NEEDED if name not in columns]
+    if missing:
+        raise UserError(f"compare: {file} has no column {missing[0]!r}; name another run")
+    return predictions_of_columns(split, columns, _label_names(directory.model / "config.json")), ""
+
+
+def _columns(file: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = pq.read_table(file).to_pydict()
+    return columns
+
+
+def _label_names(file: Path) -> dict[int, str]:
+    """As the exported model has them, which may have been taken away to save space."""
+    if not file.is_file():
+        return {}
+    return {int(number): str(name) for number, name in _read_json(file).get("id2label", {}).items()}
+
+
+def _measured(file: Path) -> tuple[Measured, ...]:
+    if not file.is_file():
+        return ()
+    names = [field.name for field in dataclasses.fields(Measured)]
+    try:
+        return tuple(Measured(**{name: row[name] for name in names}) for row in _read_json(file)["rows"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"compare: {file} lacks {error}; measure again with `accel-kd benchmark model`") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = _read(file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    return content
+
+
+def _read(file: Path, read: Any) -> Any:
+    try:
+        return read(file)
+    except UserError:
+        raise
+    except Exception as error:  # a torn or foreign file, which each library has its own words for
+        raise UserError(f"compare: {file} cannot be read ({' '.join(str(error).split())}); name another run") from error

@@ -1,0 +1,105 @@
+"""Runs that the program's own tracker left offline, read back without a network, and against wandb's own reader."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from accel_kd.comparison.comparison import compare
+from accel_kd.comparison.gathering import gather
+from accel_kd.comparison.read_run import flattened
+from accel_kd.comparison.wandb_offline import read_offline
+from accel_kd.errors import UserError
+from tests.support.wandb_runs import RUN, attempt, records_of, run_files
+
+_TABLES = """
+columns = ["id", "label", "argmax", "confidence", "loss", "teacher_argmax", "teacher_kl", "label_name", "argmax_name"]
+rows = [[f"r{n}", n % 2, int(n % 2 != (n < WRONG)), 0.9, 0.1, n % 2, 0.25, "ab"[n % 2], "ab"[n % 2 != (n < WRONG)]]
+        for n in range(40)]
+tracker.table("predictions/test", columns, rows)
+tracker.table("test/differences", columns, rows[:3])
+tracker.summarise({"test/accuracy": 1 - WRONG / 40, "num_examples": {"train": 3, "test": 40}})
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One with a table of its predictions in two attempts, another one, one without a table, and a stopped one."""
+    homes = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "plain")}
+    attempt(homes["one"], end=2, status="stopped")
+    homes["stopped"] = homes["one"].with_name("stopped")
+    shutil.copytree(homes["one"], homes["stopped"])
+    attempt(homes["one"], num_rows=2, end=3, before_end=_TABLES.replace("WRONG", "9"))
+    attempt(homes["two"], before_end=_TABLES.replace("WRONG", "1"))
+    attempt(homes["plain"])
+    return homes
+
+
+def folder(home: Path) -> str:
+    """Of W&B's files of a run."""
+    return str(home / "run" / "wandb")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any) -> NoReturn:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+def test_all_attempts_make_one_run_with_config_curve_summary_and_predictions(runs: dict[str, Path]) -> None:
+    [run] = gather([folder(runs["one"])], "test").runs
+    assert (run.label, run.part) == ("student-a", "student")
+    assert run.config == RUN.config
+    assert run.summary["test/accuracy"] == pytest.approx(31 / 40)
+    assert run.curve is not None and run.curve.loss_steps.tolist() == [10, 20, 30]
+    assert run.curve.losses.tolist() == [0.1, 1 / 20, 1 / 30]
+    assert run.curve.evaluations["eval/accuracy"].tolist() == [0.5] * 3
+    predictions = run.predictions
+    assert predictions is not None and len(predictions.ids) == 40
+    assert int(predictions.is_right.sum()) == 31 and predictions.label_names == ("a", "b")
+    assert predictions.teacher_kl is not None and predictions.teacher_kl.mean() == pytest.approx(0.25)
+
+
+def test_it_reads_what_wandbs_own_reader_reads(runs: dict[str, Path]) -> None:
+    [file] = run_files(runs["two"])
+    records = records_of(file)
+    [run] = read_offline([file])
+    history = [flattened(record["item"]) for record in records["history"]]
+    assert [flattened(run.history[index]) for index in sorted(run.history)] == history
+    config = records["run"][0]["config"]["update"]
+    assert {name: run.config[name] for name in RUN.config} == {name: config[name] for name in RUN.config}
+    summary: dict[str, Any] = {}
+    for record in records["summary"]:
+        summary.update(record.get("update", {}))
+    assert flattened(run.summary) == flattened(summary)
+    assert run.exit_code == records["exit"][0].get("exit_code", 0) == 0
+
+
+def test_runs_with_a_table_are_compared_row_by_row_and_others_by_their_figures(runs: dict[str, Path]) -> None:
+    gathered = gather([folder(runs[name]) for name in ("one", "two", "plain")], "test")
+    content = compare(gathered.runs, split="test", notes=gathered.notes)
+    found = {one.other: one for one in content.differences}
+    paired, unpaired = found.values()
+    assert (paired.num_rows, paired.only_other, paired.only_baseline) == (40, 8, 0)
+    assert paired.verdict == "better"
+    assert unpaired.verdict == "no common rows"
+    assert any("W&B holds no table of its predictions" in note for note in content.notes)
+
+
+def test_a_stopped_run_is_refused_or_taken_as_it_is(runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="not finished: stopped at step 20; .*--unfinished"):
+        gather([folder(runs["stopped"])], "test")
+    gathered = gather([folder(runs["stopped"])], "test", unfinished=True)
+    assert len(gathered.runs) == 1 and "stopped at step 20" in gathered.notes[0]
+
+
+def test_its_directory_and_w_and_bs_copy_are_one_run(runs: dict[str, Path]) -> None:
+    directory = runs["plain"] / "run"
+    with pytest.raises(UserError, match="the same run is given in"):
+        gather([str(directory), str(directory / "wandb")], "validation", unfinished=True)
