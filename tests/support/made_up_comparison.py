@@ -98,11 +98,12 @@ def made_up_difference(baseline: ComparedSetting, other: ComparedSetting, scope:
     gains = after.astype(float) - before
     half = 1.96 * float(gains.std()) / len(gains) ** 0.5
     difference = float(gains.mean())
+    alone = len(baseline.runs) == len(other.runs) == 1
     better, worse = difference - half > 0, difference + half < 0
     verdict = Verdict.BETTER if better else Verdict.WORSE if worse else Verdict.NOT_TOLD_APART
     return PairedDifference(
         baseline.name, other.name, scope, len(gains), difference, difference - half, difference + half, 0.95,
-        int((before & ~after).sum()), int((after & ~before).sum()), None if len(baseline.runs) > 1 else 0.0123, verdict,
+        int((before & ~after).sum()), int((after & ~before).sum()), 0.0123 if alone else None, verdict,
     )  # fmt: skip
 
 
