@@ -52,9 +52,10 @@ def reliability(runs: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]]) -
 
 
 def reliability_of(setting: ComparedSetting) -> Reliability | None:
-    """That of a setting's runs; None if none of them has predictions."""
+    """That of a setting's runs; None if none of them has predictions whose confidence is known of every row."""
     predictions = [run.predictions for run in setting.runs if run.predictions is not None and run.predictions.ids]
-    return reliability([(one.confidence, one.is_right) for one in predictions]) if predictions else None
+    rows = [(one.confidence, one.is_right) for one in predictions if np.isfinite(one.confidence).all()]
+    return reliability(rows) if rows else None
 
 
 def calibration(settings: Mapping[str, Reliability], colours: Mapping[str, str]) -> Figure:

@@ -113,7 +113,7 @@ def _calibration(comparison: Comparison, colours: Mapping[str, str]) -> DrawnFig
     title = "Calibration"
     predicted = [(setting, of) for setting in comparison.settings if (of := reliability_of(setting)) is not None]
     if not predicted:
-        return LeftOut(title, "no run has predictions")
+        return LeftOut(title, "no run has predictions with their confidence")
     shown = predicted[:MOST_SERIES]
     caption = (
         f"How often a prediction of the {comparison.split} split is right, by how confident it is; under the dashed "

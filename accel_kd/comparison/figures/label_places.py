@@ -15,6 +15,8 @@ _RING_WIDTH = 9.0
 _STEP = 4.0
 _FAR = 9.0
 """Pixels between a mark and its label beyond which a line joins them."""
+_STRUCK_OUT = 20.0
+"""So much worse is a line through a word than one through a disc, which in a crowd cannot be avoided."""
 _NOTHING = 1e-6
 
 
@@ -86,31 +88,38 @@ def place_labels(marks: Sequence[Mark], within: Box, others: Sequence[Box] = ())
     Marks that stand close to others choose first. `others` are left free as well.
     """
     places: dict[int, Box] = {}
-    taken = [mark.box for mark in marks] + list(others)
+    discs = [mark.box for mark in marks] + list(others)
+    written: list[Box] = []
     for index in sorted(range(len(marks)), key=lambda index: _distance_to_nearest(marks, index)):
-        place = _nearest_free(index, marks, taken, within)
+        mark = marks[index]
+        place = _nearest_free(mark, discs, discs[:index] + discs[index + 1 :], written, within)
         places[index] = place
-        taken += [place, *_line(marks[index], place)]
+        written += [place, *_line(mark, place)]
     return [places[index] for index in range(len(marks))]
 
 
-def _nearest_free(index: int, marks: Sequence[Mark], taken: Sequence[Box], within: Box) -> Box:
-    mark = marks[index]
-    # The line to the label begins at the mark itself.
-    others = [box for place, box in enumerate(taken) if place != index]
+def _nearest_free(
+    mark: Mark, discs: Sequence[Box], other_discs: Sequence[Box], written: Sequence[Box], within: Box
+) -> Box:
+    """`written` are the labels and lines that are there already."""
     best, least = None, math.inf
     for ring in range(_RINGS):
         for direction in _DIRECTIONS:
             box = _beside(mark, direction, mark.radius + _GAP + ring * _RING_WIDTH)
-            covered = sum(box.overlap(other) for other in taken) + box.area - box.overlap(within)
+            covered = _covered(box, discs) + _covered(box, written) + box.area - box.overlap(within)
             if covered < least:
-                covered += sum(piece.overlap(other) for piece in _line(mark, box) for other in others)
+                for piece in _line(mark, box):
+                    covered += _covered(piece, other_discs) + _STRUCK_OUT * _covered(piece, written)
             if covered < least - _NOTHING:
                 best, least = box, covered
             if best is not None and least <= _NOTHING:
                 return best
     assert best is not None
     return best
+
+
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    return sum(box.overlap(other) for other in others)
 
 
 def _line(mark: Mark, label: Box) -> list[Box]:

@@ -64,12 +64,13 @@ def _drawn(figure: Figure) -> ElementTree.Element:
     buffer = io.BytesIO()
     # The salt of the ids is random otherwise; letters as paths look the same on all machines.
     with matplotlib.rc_context({"svg.hashsalt": "accel_kd", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg")
     return ElementTree.fromstring(buffer.getvalue())
 
 
 def _without_namespaces(root: ElementTree.Element) -> ElementTree.Element:
-    """As HTML wants it, without the comments, the metadata, and the style sheet, which would be one for the page."""
+    """As HTML wants it, without the comments, the metadata (a date among them), and the style sheet, which would be one
+    for the page."""
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}

@@ -61,8 +61,10 @@ _KINDS = {
     "calibration_error": _Kind("ECE", "expected calibration error"),
     "loss": _Kind("loss (nats)", "cross-entropy"),
     "num_parameters": _Kind("parameters", "of the model", 1, ",.0f"),
-    "perf/training_seconds": _Kind("training (s)", "wall time of the training steps", 1, ",.1f"),
-    "perf/seconds": _Kind("run (s)", "wall time of the run", 1, ",.1f"),
+    "megabytes": _Kind("size (MB)", "on disk, 10**6 bytes", 1, ",.1f"),
+    "latency_p50": _Kind("p50 (ms)", "latency of a single query", 1, ".2f"),
+    "latency_p95": _Kind("p95 (ms)", "latency of a single query", 1, ".2f"),
+    "device_hours": _Kind("device-hours", "wall time of the training by its ranks", 1, ".3g"),
 }
 _OTHER_FORMAT = ".4g"
 
@@ -137,7 +139,8 @@ def _p_in_words(p_value: float) -> str:
 
 def differing_settings_table(comparison: Comparison) -> Table:
     """A row a setting, a column each dotted name in which they are not all alike."""
-    names = list(dict.fromkeys(name for setting in comparison.settings for name in setting.differs))
+    # Which model of its run a setting is stands in its name.
+    names = list(dict.fromkeys(name for one in comparison.settings for name in one.differs if name != "part"))
     rows = tuple(
         (_named(setting.name, comparison.baseline), *(_value(setting.differs, name) for name in names))
         for setting in comparison.settings
@@ -164,18 +167,20 @@ def runs_table(comparison: Comparison) -> Table:
     """A row a run: its accuracy with the interval of its rows, and where it was read."""
     columns = (
         Column("run"), Column("setting"), Column("seed", is_number=True),
-        Column("accuracy (%)", "Wilson's 95 % interval: how far another sample of rows may lie", is_number=True),
+        Column("accuracy (%)", "and how far it may lie on other rows", is_number=True),
         Column("rows", is_number=True), Column("read from"),
     )  # fmt: skip
-    rows = tuple(_run_row(run, setting) for setting in comparison.settings for run in setting.runs)
-    return Table(f"Accuracy on the {comparison.split} split with Wilson's 95 % interval", columns, rows)
+    level = comparison.differences[0].level if comparison.differences else 0.95
+    rows = tuple(_run_row(run, setting, level) for setting in comparison.settings for run in setting.runs)
+    caption = f"Accuracy on the {comparison.split} split with Wilson's {100 * level:g} % interval"
+    return Table(caption, columns, rows)
 
 
-def _run_row(run: ComparedRun, setting: ComparedSetting) -> tuple[Cell, ...]:
+def _run_row(run: ComparedRun, setting: ComparedSetting, level: float) -> tuple[Cell, ...]:
     accuracy, num_rows = Cell(NONE, None), Cell(NONE, None)
     if run.predictions is not None and run.predictions.ids:
         right, total = int(run.predictions.is_right.sum()), len(run.predictions.ids)
-        low, high = wilson_interval(right, total)
+        low, high = wilson_interval(right, total, level)
         accuracy = Cell(f"{100 * right / total:.2f} ({100 * low:.1f} to {100 * high:.1f})", right / total)
         num_rows = _number(total)
     seed = Cell(NONE, None) if run.seed is None else _number(run.seed, "d")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from accel_kd.comparison.figures.calibration import NUM_BINS, calibration, reliability, reliability_of
 from accel_kd.comparison.figures.style import series_colours
 from accel_kd.metrics.fidelity import expected_calibration_error
-from tests.support.made_up_comparison import made_up_comparison, made_up_predictions
+from tests.support.made_up_comparison import NUM_ROWS, made_up_comparison, made_up_predictions
 
 
 def test_its_bins_add_up_to_the_calibration_error_of_the_results() -> None:
@@ -28,6 +30,17 @@ def test_seeds_are_pooled_and_counts_are_of_one_run() -> None:
     assert of.counts[-1] == 1.5 and of.counts[0] == 0.5
     assert of.accuracies[-1] == pytest.approx(2 / 3) and of.confidences[-1] == pytest.approx(0.95)
     assert of.error == pytest.approx((0.05 + 0.5) / 2)
+
+
+def test_runs_whose_confidence_is_unknown_are_left_out() -> None:
+    setting = made_up_comparison().settings[0]
+    first, *others = setting.runs
+    assert first.predictions is not None
+    unknown = replace(first, predictions=replace(first.predictions, confidence=np.full(NUM_ROWS, np.nan)))
+    of, wanted = (reliability_of(replace(setting, runs=tuple(runs))) for runs in ([unknown, *others], others))
+    assert of is not None and wanted is not None
+    assert of.error == wanted.error and of.counts.tolist() == wanted.counts.tolist()
+    assert reliability_of(replace(setting, runs=(unknown,))) is None
 
 
 def test_a_line_leaves_out_empty_bins_and_the_legend_says_the_error() -> None:

@@ -47,7 +47,7 @@ def test_without_data_nothing_is_drawn_and_each_reason_is_given(tmp_path: Path) 
         ("Differences on the same rows", "no two settings have predictions of the same rows"),
         ("Accuracy against latency", "no run was measured by accel-kd benchmark model"),
         ("Learning curves", "no run has a log of its training loss"),
-        ("Calibration", "no run has predictions"),
+        ("Calibration", "no run has predictions with their confidence"),
         ("Confusions that differ", "no setting confuses labels unlike often than control on the same rows"),
     ]
     assert write_pngs(comparison, tmp_path) == []

@@ -39,21 +39,20 @@ def test_a_mark_at_the_edge_has_its_label_inside() -> None:
     assert place.right == pytest.approx(481)
 
 
-def test_a_line_leads_to_a_label_that_found_no_place_nearby_and_crosses_no_other() -> None:
-    marks = [
-        Mark(250, 200, 5, 80, 24),
-        *(Mark(250 + 45 * x, 200 + 30 * y, 14, 80, 24) for x in (-1, 1) for y in (-1, 0, 1)),
-    ]
+@pytest.mark.parametrize("seed", range(5))
+def test_a_line_leads_to_a_label_that_found_no_place_nearby_and_strikes_out_no_other(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    marks = [Mark(*random.uniform(200, 290, 2), 6, 80, 24) for _ in range(9)]
     places = place_labels(marks, WITHIN)
-    assert any(mark.is_far_from(place) for mark, place in zip(marks, places, strict=True))
-    for (number, mark), place in zip(enumerate(marks), places, strict=True):
-        if mark.is_far_from(place):
-            (x0, y0), (x1, y1) = mark.line_to(place)
-            assert math.hypot(x0 - mark.x, y0 - mark.y) == pytest.approx(mark.radius)
-            for part in np.linspace(0, 1, 200):
-                x, y = x0 + part * (x1 - x0), y0 + part * (y1 - y0)
-                crossed = [other for n, other in enumerate(places) if n != number and other.nearest(x, y) == (x, y)]
-                assert not crossed
+    far = [number for number, mark in enumerate(marks) if mark.is_far_from(places[number])]
+    for number in far:
+        mark = marks[number]
+        (x0, y0), (x1, y1) = mark.line_to(places[number])
+        assert math.hypot(x0 - mark.x, y0 - mark.y) == pytest.approx(mark.radius)
+        for part in np.linspace(0, 1, 200):
+            x, y = x0 + part * (x1 - x0), y0 + part * (y1 - y0)
+            assert not [other for n, other in enumerate(places) if n != number and other.nearest(x, y) == (x, y)]
+    assert far
 
 
 def test_where_everything_is_full_a_label_still_has_a_place() -> None:

@@ -56,7 +56,7 @@ def test_differences_have_interval_rows_and_p() -> None:
 def test_settings_that_differ_are_columns_and_numbers_are_sorted_as_numbers() -> None:
     comparison = made_up_comparison()
     differs = (
-        {"objective.alpha": 0.5, "student.layers": [0, 2], "run.control": True},
+        {"part": "control", "objective.alpha": 0.5, "student.layers": [0, 2], "run.control": True},
         {"objective.alpha": 10, "student.layers": None, "run.control": False},
         {"objective.alpha": 2, "student.init": "random"},
     )
@@ -66,6 +66,7 @@ def test_settings_that_differ_are_columns_and_numbers_are_sorted_as_numbers() ->
     assert column(table, "student.layers") == [("[0, 2]", "[0, 2]"), ("null", "null"), (NONE, None)]
     assert column(table, "student.init") == [(NONE, None), (NONE, None), ("random", "random")]
     assert column(table, "run.control")[0] == ("true", "true")
+    assert "part" not in [one.heading for one in table.columns]
     numeric = {one.heading for one in table.columns if one.is_number}
     assert numeric == {"objective.alpha"}
 
@@ -74,12 +75,13 @@ def test_runs_have_the_interval_of_their_rows_and_their_origin() -> None:
     comparison = made_up_comparison()
     first, *others = comparison.settings
     bare = replace(first, runs=(replace(first.runs[0], predictions=None, seed=None),))
-    table = runs_table(replace(comparison, settings=(bare, *others)))
+    differences = tuple(replace(one, level=0.9) for one in comparison.differences)
+    table = runs_table(replace(comparison, settings=(bare, *others), differences=differences))
     assert column(table, "accuracy (%)")[0] == (NONE, None) and column(table, "seed")[0] == (NONE, None)
     rows = others[0].runs[0].predictions
     assert rows is not None
     right = int(rows.is_right.sum())
-    low, high = wilson_interval(right, NUM_ROWS)
+    low, high = wilson_interval(right, NUM_ROWS, 0.9)
     text = f"{100 * right / NUM_ROWS:.2f} ({100 * low:.1f} to {100 * high:.1f})"
     assert column(table, "accuracy (%)")[1] == (text, right / NUM_ROWS)
     assert column(table, "read from")[1] == ("/runs/distilled-0", "/runs/distilled-0")
