@@ -99,7 +99,7 @@ def test_what_is_not_drawn_and_not_compared_is_said(tmp_path: Path) -> None:
     texts = Elements((tmp_path / "page.html").read_text(encoding="utf-8")).texts
     assert "Nothing could be compared with alone row by row; the notes say why." in texts
     assert "Not drawn" in texts and "Learning curves: no run has a log of its training loss." in texts
-    assert "The settings are all alike." in texts and "None." in texts
+    assert "The recipes do not differ." in texts and "None." in texts
     assert "1 run of 1 setting on the test split; the baseline is" in texts
 
 
