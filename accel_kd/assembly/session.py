@@ -19,12 +19,24 @@ from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
 from accel_kd.distributed import startup
+from accel_kd.distributed.stop_requests import StopRequests
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
 from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
+from accel_kd.training.loop import Report
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What makes a run a trial of a search."""
+
+    requests: StopRequests
+    """Those of the search, which ends with its trial."""
+    report: Report
+    """See there."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class Session:
     task: SequenceClassification
     environment: dict[str, Any]
     attempt: Attempt
+    trial: Trial | None = None
 
 
 def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
@@ -73,7 +86,7 @@ def open_run_directory(config: RunConfig, until: ExitStack, *, may_reopen: bool 
     return open_run(
         run_directory(config),
         config_text=to_yaml(config),
-        settings=_identity(config.model_dump(mode="json")),
+        settings=identity(config.model_dump(mode="json")),
         old_settings=_identity_of_text,
         of_teacher=_what_makes_the_teacher,
         lengthened=_lengthened,
@@ -89,7 +102,7 @@ def task(config: RunConfig, label_names: list[str]) -> SequenceClassification:
 
 def _identity_of_text(text: str) -> dict[str, Any]:
     try:
-        return _identity(_settings_of(text))
+        return identity(_settings_of(text))
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
             "run.directory: it holds a config.yaml that no run wrote; choose another run.directory"
@@ -103,9 +116,9 @@ def _settings_of(text: str) -> dict[str, Any]:
     return settings
 
 
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
-    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf"}}
+    kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf", "search"}}
     not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout", "threads"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
     # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from accel_kd.errors import RunFailure, StopRequested
 from accel_kd.metrics import meters
+from accel_kd.metrics.direction import is_minimised
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.signals import GlobalCounts, StepBatches
 from accel_kd.training.health import NonFiniteSteps
@@ -21,7 +22,6 @@ from accel_kd.training.loop import (
     LoopSettings,
     LoopState,
     Surroundings,
-    is_minimised,
     loop_content,
     loop_state,
 )
