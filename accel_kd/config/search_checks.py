@@ -55,13 +55,14 @@ def values_on_grid(name: str, tried: RangeConfig | list[Any]) -> list[Any]:
     """
     if isinstance(tried, list):
         return list(tried)
-    step = tried.step if tried.step is not None else (1 if number_type(name) is int else None)
+    kind = number_type(name)
+    step = tried.step if tried.step is not None else (1 if kind is int else None)
     if step is None or tried.log:
         raise UserError(
             f"search.space.{name}: a grid needs values that can be counted: give a step (and no log), or a list of them"
         )
     count = math.floor((tried.high - tried.low) / step + 1e-9) + 1
-    return [tried.low + number * step for number in range(count)]
+    return [(kind or float)(tried.low + number * step) for number in range(count)]
 
 
 def grid_size(config: RunConfig) -> int:
@@ -121,7 +122,7 @@ def _check_range(name: str, tried: RangeConfig, config: RunConfig) -> None:
         raise UserError(f"{setting}: takes no numbers, hence no range; give a list of choices, as in [a, b]")
     if tried.low >= tried.high:
         raise UserError(f"{setting}: low {tried.low} is not below high {tried.high}; exchange them, or give a list")
-    if kind is int and not all(isinstance(n, int) for n in (tried.low, tried.high, tried.step) if n is not None):
+    if kind is int and not all(float(n).is_integer() for n in (tried.low, tried.high, tried.step) if n is not None):
         raise UserError(f"{setting}: takes whole numbers; found a range from {tried.low} to {tried.high}")
     if tried.step is not None and tried.step <= 0:
         raise UserError(f"{setting}.step: {tried.step} must be greater than 0")

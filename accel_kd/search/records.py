@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-REASON, SECONDS, NEVER_RUN = "reason", "seconds", "never run"
+REASON, SECONDS = "reason", "seconds"
 """What is noted of a trial beside its values."""
 
 Ending = Literal["complete", "pruned", "failed"]

@@ -6,19 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+import optuna
 
 from accel_kd.config.schema import RunConfig
 from accel_kd.config.search_checks import number_type, values_on_grid
-from accel_kd.config.search_section import RangeConfig
 
 
-def distributions(config: RunConfig) -> dict[str, BaseDistribution]:
-    """A distribution for each setting that is searched, by its dotted name.
+def choose_settings(config: RunConfig, trial: optuna.Trial) -> None:
+    """Lets the sampler of the study choose a value for each setting of `trial` that has none yet.
 
     Optuna's choices are single values; a choice here may be a list, or terms of a loss: each stands there as JSON.
     """
-    return {name: _distribution(name, tried) for name, tried in config.search.searched.items()}
+    for name, tried in config.search.searched.items():
+        if isinstance(tried, list):
+            trial.suggest_categorical(name, [json.dumps(choice) for choice in tried])
+        elif number_type(name) is int:
+            step = 1 if tried.step is None else int(tried.step)
+            trial.suggest_int(name, int(tried.low), int(tried.high), step=step, log=tried.log)
+        else:
+            trial.suggest_float(name, tried.low, tried.high, step=tried.step, log=tried.log)
 
 
 def grid(config: RunConfig) -> dict[str, list[Any]]:
@@ -37,12 +43,3 @@ def settings_of(config: RunConfig, parameters: Mapping[str, Any]) -> dict[str, A
         for name in searched
         if name in parameters
     }
-
-
-def _distribution(name: str, tried: RangeConfig | list[Any]) -> BaseDistribution:
-    if isinstance(tried, list):
-        return CategoricalDistribution([json.dumps(choice) for choice in tried])
-    if number_type(name) is int:
-        step = 1 if tried.step is None else int(tried.step)
-        return IntDistribution(int(tried.low), int(tried.high), log=tried.log, step=step)
-    return FloatDistribution(float(tried.low), float(tried.high), log=tried.log, step=tried.step)

@@ -28,9 +28,9 @@ from accel_kd.errors import RunFailure, UserError
 from accel_kd.metrics.direction import is_minimised
 from accel_kd.run_directory import differing
 from accel_kd.search.directory import Claim, SearchDirectory
-from accel_kd.search.records import NEVER_RUN, REASON, SECONDS, STATES, Ending, TrialRecord, record_of
+from accel_kd.search.records import REASON, SECONDS, STATES, Ending, TrialRecord, record_of
 from accel_kd.search.samplers import pruner, sampler
-from accel_kd.search.space import distributions, settings_of
+from accel_kd.search.space import choose_settings, settings_of
 
 _NAME = "search"
 _IDENTITY = "identity"
@@ -97,7 +97,7 @@ class SharedStudy:
             RunFailure: more trials failed than may.
         """
         with self._alone():
-            trials = [trial for trial in self._study.get_trials(deepcopy=False) if NEVER_RUN not in trial.user_attrs]
+            trials = self._study.get_trials(deepcopy=False)
             self._refuse_failures(trials)
             for trial in trials:
                 if trial.state == TrialState.RUNNING and (taken := self._taken_up(trial)) is not None:
@@ -152,7 +152,6 @@ class SharedStudy:
         return [
             record_of(trial, settings_of(self._config, trial.params))
             for trial in self._study.get_trials(deepcopy=False)
-            if NEVER_RUN not in trial.user_attrs
         ]
 
     def _refuse_failures(self, trials: Sequence[FrozenTrial]) -> None:
@@ -174,22 +173,23 @@ class SharedStudy:
         if trial.state != TrialState.RUNNING:  # it ended while the claim was asked for
             claim.release()
             return None
-        if trial.params.keys() != self._config.search.searched.keys():  # killed while it was being put together
-            self._study._storage.set_trial_user_attr(trial._trial_id, NEVER_RUN, True)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            claim.release()
-            return None
-        self._study.sampler = optuna.samplers.RandomSampler()  # nothing is sampled any more
-        return self._at_hand(optuna.Trial(self._study, trial._trial_id), claim, is_taken_up=True)
+        return self._at_hand(self._put_together(trial.number, trial._trial_id), claim, is_taken_up=True)
 
     def _begun(self) -> Assignment:
         number = len(self._study.get_trials(deepcopy=False))
         claim = self._directory.claim(f"trial-{number:04}")
         assert claim is not None, "the claim of a trial that there is not was held"
+        return self._at_hand(self._put_together(number, None), claim, is_taken_up=False)
+
+    def _put_together(self, number: int, trial_id: int | None) -> optuna.Trial:
+        """The trial with all its settings, those chosen that it lacks: the process before may have been killed over it;
+        without an id it is a new one."""
         self._study.sampler = sampler(self._config, number)
-        trial = self._study.ask(distributions(self._config))
+        trial = self._study.ask() if trial_id is None else optuna.Trial(self._study, trial_id)
         assert trial.number == number, "a process began a trial without keeping the others out"
-        return self._at_hand(trial, claim, is_taken_up=False)
+        choose_settings(self._config, trial)
+        self._study.sampler = optuna.samplers.RandomSampler()  # that of the grid would end a loop that is not Optuna's
+        return trial
 
     def _at_hand(self, trial: optuna.Trial, claim: Claim, *, is_taken_up: bool) -> Assignment:
         self._trial, self._claim, self._started = trial, claim, time.monotonic()

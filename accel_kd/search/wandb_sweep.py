@@ -82,16 +82,17 @@ def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[s
 def _parameter(config: RunConfig, name: str, tried: RangeConfig | list[Any]) -> dict[str, Any]:
     if isinstance(tried, list) or config.search.sampler == "grid":
         return {"values": [_as_text_if_compound(value) for value in values_on_grid(name, tried)]}
-    is_whole = number_type(name) is int
+    number = number_type(name) or float
+    is_whole = number is int
     if tried.log:
         kind = "q_log_uniform_values" if is_whole else "log_uniform_values"
     elif tried.step is not None:
         kind = "q_uniform"
     else:
         kind = "int_uniform" if is_whole else "uniform"
-    parameter: dict[str, Any] = {"distribution": kind, "min": tried.low, "max": tried.high}
+    parameter: dict[str, Any] = {"distribution": kind, "min": number(tried.low), "max": number(tried.high)}
     if kind.startswith("q_"):
-        parameter["q"] = tried.step or 1
+        parameter["q"] = number(tried.step or 1)
     return parameter
 
 
