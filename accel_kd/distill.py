@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
+from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader, what_makes_data
 from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
 from accel_kd.assembly.models import (
     FoundTeacher,
@@ -25,7 +25,7 @@ from accel_kd.assembly.models import (
 )
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
-from accel_kd.assembly.session import Session, Trial, open_run_directory, run_directory, start, task
+from accel_kd.assembly.session import Kept, Session, Trial, open_run_directory, run_directory, start, task
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
@@ -103,7 +103,8 @@ def train_all(
         use_deterministic_algorithms()
     check_student(config)
     check_features(config)
-    data = read_data(config)
+    kept = Kept() if trial is None else trial.kept
+    data = kept.once("data", what_makes_data(config), lambda: read_data(config))
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
     labels_task = task(config, data.label_names)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import yaml
 from accelerate import Accelerator
@@ -28,6 +29,23 @@ from accel_kd.training.loop import Report
 
 logger = logging.getLogger(__name__)
 
+Kind = TypeVar("Kind")
+
+
+class Kept:
+    """What a run leaves for the next one of the same process, since it is the same for both: the data, their tokens."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Any, Any]] = {}
+
+    def once(self, kind: str, key: Any, make: Callable[[], Kind]) -> Kind:
+        """What is there of this `kind` if it was made for the same `key`, else what `make` makes, kept in its place."""
+        if kind not in self._made or self._made[kind][0] != key:
+            self._made.pop(kind, None)  # the two need not be there together
+            self._made[kind] = (key, make())
+        found: Kind = self._made[kind][1]
+        return found
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -37,6 +55,8 @@ class Trial:
     """Those of the search, which ends with its trial."""
     report: Report
     """See there."""
+    kept: Kept = field(default_factory=Kept)
+    """What the trial before left."""
 
 
 @dataclass(frozen=True)

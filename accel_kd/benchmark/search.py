@@ -167,8 +167,10 @@ def _table(measured: Measured) -> str:
         )
     total = sum(pair.run_seconds for pair in measured.pairs)
     return (
-        f"{markdown(lines)}\n\nThe search took {measured.search_seconds:.1f} s, start and filling of the store included,"
-        f" and the streaming runs {total:.1f} s: {measured.ratio:.1%}. Their steps alone: {measured.training_ratio:.1%}."
+        f"{markdown(lines)}\n\n"
+        f"The search took {measured.search_seconds:.1f} s, start and filling of the store included, "
+        f"and the streaming runs {total:.1f} s: {measured.ratio:.1%}. Their steps alone: "
+        f"{measured.training_ratio:.1%}."
     )
 
 

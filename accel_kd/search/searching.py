@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.session import Trial, identity, run_directory, start
+from accel_kd.assembly.session import Kept, Trial, identity, run_directory, start
 from accel_kd.config.schema import RunConfig
 from accel_kd.distill import run_recipe
 from accel_kd.distributed.collectives import on_main_rank
@@ -103,11 +103,15 @@ class _Search:
         self._study: SharedStudy | None = None
         """On rank 0 alone."""
         self._has_looked_at_store = False
+        self._kept = Kept()
 
     def run(self) -> str:
         """See `search`."""
         on_main_rank(self._accelerator, self._open_study)
-        share_teacher(self._config, self._accelerator, self._directory, self._attempt.stop)
+        try:
+            share_teacher(self._config, self._accelerator, self._directory, self._attempt.stop)
+        finally:
+            self._note_progress(self._directory.shared)
         while True:
             self._attempt.stop.check_now()
             assignment = on_main_rank(self._accelerator, self._next_trial)
@@ -204,7 +208,7 @@ class _Search:
         return _Ended("complete", value)
 
     def _value_of(self, recipe: RunConfig) -> float:
-        run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, self._report))
+        run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, self._report, self._kept))
         self._has_looked_at_store |= recipe.teacher.source == "cached"
         own = run_directory(recipe)
         return float(on_main_rank(self._accelerator, lambda: own.read_summary()[f"eval/{self._metric}"]))
@@ -254,7 +258,7 @@ class _Search:
                 return
             logger.info("search: %s", own.path.name)
             try:
-                run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, ask_nobody))
+                run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, ask_nobody, self._kept))
             finally:
                 self._note_progress(own)
         self._accelerator.free_memory()
