@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from accel_kd.assembly.data import pad_to, resident_device, training_loader
-from accel_kd.assembly.session import _identity
+from accel_kd.assembly.session import identity
 from accel_kd.config import load_recipe
 from accel_kd.config.schema import DataConfig, TrainingConfig
 from accel_kd.data.resident import ResidentSplit
@@ -56,7 +56,7 @@ def test_a_training_reads_its_split_on_the_device_unless_workers_are_asked_for(
 
 def test_where_the_data_live_is_not_a_part_of_what_a_run_is() -> None:
     identities = [
-        _identity(load_recipe("demo", [f"data.resident_megabytes={megabytes}"]).model_dump(mode="json"))
+        identity(load_recipe("demo", [f"data.resident_megabytes={megabytes}"]).model_dump(mode="json"))
         for megabytes in (0, 1024)
     ]
     assert identities[0] == identities[1] and "max_length" in identities[0]["data"]

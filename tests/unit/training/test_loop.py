@@ -233,7 +233,8 @@ def test_the_log_is_written_when_it_is_due_and_before_an_evaluation() -> None:
     assert story.of("log") == [[1, 2, 3], [4, 5], [5], [6], [7], [7]]
     order = [event for event, _ in story.events]
     at = order.index("evaluate")
-    assert order[at - 3 : at + 5] == ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated", "save"]
+    around = ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated", "report", "save"]
+    assert order[at - 3 : at + 6] == around
 
 
 def test_time_spent_on_evaluating_keeping_and_logging_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
