@@ -15,6 +15,7 @@ from accel_kd import (
     benchmark_command,
     compare_command,
     plan_command,
+    search_command,
     status_command,
     store_commands,
     submit_command,
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     verify_command.add_parser(commands)
     benchmark_command.add_parser(commands)
     compare_command.add_parser(commands)
+    search_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")

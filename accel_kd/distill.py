@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
+from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader, what_makes_data
 from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
 from accel_kd.assembly.models import (
     FoundTeacher,
@@ -25,7 +25,7 @@ from accel_kd.assembly.models import (
 )
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
-from accel_kd.assembly.session import Session, open_run_directory, run_directory, start, task
+from accel_kd.assembly.session import Kept, Session, Trial, open_run_directory, run_directory, start, task
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
@@ -66,6 +66,17 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
         StopRequested: it was asked to stop, and the same command goes on with it.
     """
     accelerator, config = start(config)
+    figures = run_recipe(config, accelerator)
+    accelerator.end_training()
+    return figures
+
+
+def run_recipe(config: RunConfig, accelerator: Accelerator, trial: Trial | None = None) -> dict[str, dict[str, Any]]:
+    """As `distill`, on an accelerator that was started with this recipe's launch; `trial` where a search runs it.
+
+    Raises:
+        TrialPruned: it is a trial that is not worth its further steps; otherwise as `distill`.
+    """
     directory = run_directory(config)
     with ExitStack() as until:
         state = on_main_rank(accelerator, lambda: open_run_directory(config, until))
@@ -73,25 +84,31 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
             logger.info("%s holds this very run, finished: nothing to do", directory.path)
             on_main_rank(accelerator, lambda: StatusWriter(directory.path, "distill").ended("finished"))
         else:
-            with attempt(config, accelerator, directory, "distill") as this_attempt:
-                train_all(config, accelerator, directory, this_attempt)
+            within = None if trial is None else trial.requests
+            with attempt(config, accelerator, directory, "distill", within) as this_attempt:
+                train_all(config, accelerator, directory, this_attempt, trial)
         on_main_rank(accelerator, lambda: write_card(config, directory))
-        figures = on_main_rank(accelerator, lambda: figures_of(directory))
-    accelerator.end_training()
-    return figures
+        return on_main_rank(accelerator, lambda: figures_of(directory))
 
 
-def train_all(config: RunConfig, accelerator: Accelerator, directory: RunDirectory, this_attempt: Attempt) -> None:
+def train_all(
+    config: RunConfig,
+    accelerator: Accelerator,
+    directory: RunDirectory,
+    this_attempt: Attempt,
+    trial: Trial | None = None,
+) -> None:
     """Everything between an open run directory and its summary."""
     if config.run.deterministic:
         use_deterministic_algorithms()
     check_student(config)
     check_features(config)
-    data = read_data(config)
+    kept = Kept() if trial is None else trial.kept
+    data = kept.once("data", what_makes_data(config), lambda: read_data(config))
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
     labels_task = task(config, data.label_names)
-    session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt)
+    session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt, trial)
     check_same_tokens(session)
     train_students(session, find_teacher(session))
 

@@ -21,6 +21,19 @@ class RunFailure(RuntimeError):
     """
 
 
+class SettingsFailure(RunFailure):
+    """A training that came to grief by its own settings: other settings may well be trained in the same process."""
+
+    def __init__(self, message: str, *, on_all_ranks: bool) -> None:
+        """`on_all_ranks`: whether all ranks are known to have met it at the same place."""
+        super().__init__(message)
+        self.on_all_ranks = on_all_ranks
+
+
+class TrialPruned(Exception):
+    """All ranks have agreed that this training, a trial of a search, is not worth its further steps."""
+
+
 class StopRequested(Exception):
     """All ranks have agreed to stop here, as they were asked to; the message says by what.
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from accel_kd.distributed.collectives import on_main_rank
-from accel_kd.errors import StopRequested, UserError
+from accel_kd.errors import StopRequested, TrialPruned, UserError
 from accel_kd.evaluation import Scores
 from accel_kd.export.model_folder import read_weights, write_model
 from accel_kd.export.predictions import write_predictions
@@ -50,6 +50,7 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
         UserError: a tracker that was asked for cannot start, or a finished run is to go on and has no checkpoint.
         RunFailure: too many losses or gradients are not finite, or a disk or a device is full.
         StopRequested: the run was asked to stop.
+        TrialPruned: it is not worth going on with.
     """
     checkpoint = newest_checkpoint(accelerator, run.checkpoints)
     if checkpoint is None and on_main_rank(accelerator, run.directory.shorter_summary.is_file):
@@ -68,6 +69,9 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
         status = RunStatus.FINISHED
     except StopRequested:
         status = RunStatus.STOPPED
+        raise
+    except TrialPruned:
+        status = RunStatus.PRUNED
         raise
     finally:
         # On an error the other ranks may be gone: nothing collective here.
@@ -143,11 +147,11 @@ def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores 
             training.checkpoints.save(training.state)
 
     start_epoch = run.teacher.start_epoch if run.teacher is not None else lambda epoch: None
-    around = Surroundings(evaluate, log, keep, save, run.check_stop, start_epoch, progress, run.phases)
+    around = Surroundings(evaluate, log, keep, save, run.check_stop, start_epoch, progress, run.phases, run.report)
     loop = Loop(training.step, run.loader, run.loop, training.state, training.meter, training.non_finite, around)
     try:
         loop.run()
-    except StopRequested:
+    except (StopRequested, TrialPruned):
         training.checkpoints.wait()
         raise
     finally:

@@ -26,7 +26,7 @@ from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import RunRecord, Tracker
 from accel_kd.training.checkpointing import Trained, TrainingCheckpoints
 from accel_kd.training.health import NonFiniteSteps
-from accel_kd.training.loop import LoopSettings, LoopState
+from accel_kd.training.loop import LoopSettings, LoopState, Report
 from accel_kd.training.optimizer import OptimizerName, learning_rate_schedule, make_optimizer
 from accel_kd.training.phases import Phases
 from accel_kd.training.resuming import CheckpointSettings
@@ -82,6 +82,8 @@ class ModelRun:
     """Told which part of the training is going on."""
     reached: Callable[[int], None]
     """Called on rank 0 with the step of each checkpoint that is safe."""
+    report: Report
+    """Called by all ranks after each evaluation."""
 
 
 class Training:

@@ -161,7 +161,7 @@ def open_run(
     is_longer = old != there_before
     if {entry.name for entry in beside_recipe} <= _OF_TEACHER:
         old, settings = of_teacher(old), of_teacher(settings)
-    differences = _differences(old, settings)
+    differences = differing(old, settings)
     if differences:
         raise UserError(
             f"run.directory: {path} holds a run that is {state} with other settings ({'; '.join(differences)}); "
@@ -220,13 +220,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The settings that differ, as `section.setting: old value there, new value here`."""
     found = []
     for key in sorted({*old, *new}):
         before, now = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            found += _differences(before, now, f"{prefix}{key}.")
+            found += differing(before, now, f"{prefix}{key}.")
         elif before != now:
             found.append(f"{prefix}{key}: {before} there, {now} here")
     return found

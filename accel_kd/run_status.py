@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from accel_kd.run_directory import write_atomically
 
-State = Literal["running", "stopped", "finished", "failed"]
+State = Literal["running", "stopped", "finished", "failed", "pruned"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Status:
 
     state: State
     command: str
-    """`distill` or `cache-teacher`."""
+    """`distill`, `cache-teacher` or `search`."""
     attempt: int
     """1 for the first start of this command in the directory."""
     part: str = ""
@@ -37,7 +37,7 @@ class Status:
     """Optimizer steps of that part that are safe in a checkpoint."""
     total_steps: int = 0
     reason: str | None = None
-    """Why it stopped or failed."""
+    """Why it stopped, failed or was pruned."""
     attempts_without_progress: int = 0
     """How many attempts in a row ended no further than they began."""
     time: str = ""
@@ -87,7 +87,7 @@ class StatusWriter:
     def ended(self, state: State, reason: str | None = None) -> None:
         """The attempt is over."""
         has_progressed = (self._status.part, self._status.step) != self._began_at
-        fruitless = 0 if has_progressed or state == "finished" else self._fruitless + 1
+        fruitless = 0 if has_progressed or state in ("finished", "pruned") else self._fruitless + 1
         self._write({"state": state, "reason": reason, "attempts_without_progress": fruitless})
 
     def _write(self, changes: Mapping[str, Any]) -> None:

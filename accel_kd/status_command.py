@@ -18,7 +18,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     status = commands.add_parser("status", help="how far a run is, and how it ended", description=_status.__doc__)
     status.add_argument("run_directory", help="folder of the run")
     status.add_argument(
-        "--command", dest="of_command", choices=["distill", "cache-teacher"], help="only the status of this command"
+        "--command",
+        dest="of_command",
+        choices=["distill", "cache-teacher", "search"],
+        help="only the status of this command",
     )
     status.add_argument(
         "--exit-code", action="store_true",
@@ -54,7 +57,7 @@ def _sentence(status: Status | None) -> str:
 def _exit_code(status: Status | None) -> int:
     if status is None or status.state in ("running", "failed"):
         return EXIT_FAILURE
-    if status.state == "finished":
+    if status.state in ("finished", "pruned"):
         return EXIT_SUCCESS
     is_stuck = status.attempts_without_progress >= _MAX_FRUITLESS_ATTEMPTS
     return EXIT_FAILURE if is_stuck else EXIT_STOPPED

@@ -18,7 +18,8 @@ from accel_kd.config.checks import accumulation_steps
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
 from accel_kd.run_directory import write_atomically
-from accel_kd.slurm.job_script import JobScript, Search, option_value, render
+from accel_kd.search.directory import search_directory
+from accel_kd.slurm.job_script import JobScript, Search, Workers, option_value, render
 from accel_kd.slurm.queue import cancel_job, refuse_without_sbatch, submit_job
 from accel_kd.slurm.search_settings import read_search_settings
 from accel_kd.slurm.time_limit import seconds_of
@@ -55,7 +56,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     work = submit.add_argument_group("work")
     work.add_argument("--setup", metavar="FILE", help="shell lines (modules, conda, venv) that the job starts with")
     work.add_argument("--array", metavar="FILE", help="a run for each line of settings in this file")
-    work.add_argument("--at-once", type=int, metavar="N", help="with --array: how many at the same time")
+    work.add_argument("--search", type=int, metavar="N", help="N tasks that work at the search of the recipe")
+    work.add_argument("--at-once", type=int, metavar="N", help="with --array or --search: how many at the same time")
     work.add_argument("--after", metavar="cache|JOB", help="`cache`: fill the teacher's store first; or a job's id")
     work.add_argument("--cache-only", action="store_true", help="fill the teacher's store and train nothing")
     work.add_argument("--dry-run", action="store_true", help="print what would be submitted, and touch nothing")
@@ -79,6 +81,8 @@ def _submit(parsed: argparse.Namespace) -> str:
     num_tasks = 0 if parsed.array is None else _check_tasks(parsed)
     assert config.run.directory is not None, "load_recipe sets it"
     directory = expanded(config.run.directory, "run.directory").absolute()
+    if parsed.search is not None:
+        directory = search_directory(config).path
     _check_file_name(directory)
     jobs = _jobs(parsed, directory, num_tasks)
     if parsed.dry_run:
@@ -89,7 +93,14 @@ def _submit(parsed: argparse.Namespace) -> str:
 
 
 def _check_size(parsed: argparse.Namespace) -> None:
-    for option, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_gpu", 1), ("stop_before", 1), ("at_once", 1)):
+    for option, least in (
+        ("nodes", 1),
+        ("gpus_per_node", 0),
+        ("cpus_per_gpu", 1),
+        ("stop_before", 1),
+        ("at_once", 1),
+        ("search", 1),
+    ):
         value = getattr(parsed, option)
         if value is not None and value < least:
             raise UserError(f"--{option.replace('_', '-')}: {value} is too few; it may be {least} or more")
@@ -116,8 +127,12 @@ def _check_work(parsed: argparse.Namespace, config: RunConfig) -> None:
     _check_ranks(parsed, config)
     if parsed.setup is not None and not expanded(parsed.setup, "--setup").is_file():
         raise UserError(f"--setup: {parsed.setup!r} is no file (looked from {Path.cwd()})")
-    if parsed.at_once is not None and parsed.array is None:
+    if parsed.at_once is not None and parsed.array is None and parsed.search is None:
         raise UserError("--at-once: says how many runs of an --array may run at the same time, and there is no --array")
+    if parsed.search is not None and (parsed.array is not None or parsed.cache_only or parsed.after == "cache"):
+        raise UserError(
+            "--search: chooses settings and fills the store itself; leave --array, --cache-only and --after cache out"
+        )
     if parsed.cache_only and parsed.array is not None:
         raise UserError("--cache-only: trains nothing, so that there is nothing to try the settings of --array with")
     if (
@@ -187,7 +202,11 @@ def _jobs(parsed: argparse.Namespace, directory: Path, num_tasks: int) -> list[_
     jobs = []
     if parsed.cache_only or parsed.after == "cache":
         jobs.append(_job(folder, common, f"{directory.name}-cache"))
-    if not parsed.cache_only:
+    if parsed.search is not None:
+        workers = Workers(parsed.search, parsed.at_once)
+        recipe = (*common.recipe, f"search.directory={directory}")
+        jobs.append(_job(folder, replace(common, command="search", recipe=recipe, workers=workers), directory.name))
+    elif not parsed.cache_only:
         search = Search(str(folder / _SETTINGS_FILE), num_tasks, parsed.at_once) if num_tasks else None
         jobs.append(_job(folder, replace(common, command="distill", search=search), directory.name))
     return jobs
@@ -199,7 +218,7 @@ def _job(folder: Path, script: JobScript, name: str) -> _Job:
     script = replace(
         script,
         job_name=name,
-        output=f"{folder}/{kind}-{'%A_%a' if script.search else '%j'}.log",
+        output=f"{folder}/{kind}-{'%A_%a' if script.search or script.workers else '%j'}.log",
         usage=f"Written by `accel-kd submit`; to submit it once more: sbatch {shlex.quote(str(path))}",
     )
     return _Job(path, script)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,13 @@ def read_data(config: RunConfig) -> LabelledSplits:
     return LabelledSplits({**labelled.splits, "train": train}, labelled.label_names)
 
 
+def what_makes_data(config: RunConfig) -> str:
+    """All settings that `read_data` looks at: where they are the same it gives the same."""
+    teacher = config.teacher
+    names = [teacher.model, teacher.revision, teacher.trust_remote_code, teacher.finetune is None]
+    return json.dumps([config.data.model_dump(mode="json"), config.evaluation.metric, names])
+
+
 def tokenise(
     session: Session,
     student: tuple[PreTrainedTokenizerBase, PreTrainedModel],
@@ -81,7 +89,14 @@ def tokenise(
     for_student = (student[0], input_names(student[1]))
     for_teacher = None if teacher is None else (teacher[0], input_names(teacher[1]))
     length = session.config.data.max_length
-    return {n: tokenise_split(s, for_student, for_teacher, length) for n, s in session.data.splits.items()}
+
+    def make() -> dict[str, TokenisedSplit]:
+        return {n: tokenise_split(s, for_student, for_teacher, length) for n, s in session.data.splits.items()}
+
+    if session.trial is None:
+        return make()
+    readers = [None if one is None else (one[0].name_or_path, tuple(one[1])) for one in (for_student, for_teacher)]
+    return session.trial.kept.once("tokens", (what_makes_data(session.config), readers), make)
 
 
 def resident_device(data: DataConfig, name: str, num_bytes: int, device: torch.device) -> torch.device | None:

@@ -27,7 +27,7 @@ from accel_kd.tracking import (
     Tracker,
     WandbTracker,
 )
-from accel_kd.training.loop import LoopSettings
+from accel_kd.training.loop import LoopSettings, ask_nobody
 from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
 
@@ -105,6 +105,7 @@ def model_run(
         check_stop=session.attempt.stop.check,
         phases=_phases(session, directory),
         reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
+        report=session.trial.report if session.trial and job_type == "distill" else ask_nobody,
     )
 
 
@@ -171,7 +172,7 @@ def run_record(session: Session, job_type: JobType) -> RunRecord:
     name = section.name or run_name
     return RunRecord(
         name=name if job_type == "distill" else f"{name}-{job_type}",
-        job_type=job_type,
+        job_type="search" if session.trial and job_type == "distill" else job_type,
         group=section.group or run_name,
         tags=tuple(section.tags),
         notes=section.notes,

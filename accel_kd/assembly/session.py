@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import yaml
 from accelerate import Accelerator
@@ -20,12 +21,43 @@ from accel_kd.config.load import to_yaml
 from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
 from accel_kd.distributed import startup
+from accel_kd.distributed.stop_requests import StopRequests
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
 from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
+from accel_kd.training.loop import Report
 
 logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind")
+
+
+class Kept:
+    """What a run leaves for the next one of the same process, since it is the same for both: the data, their tokens."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Any, Any]] = {}
+
+    def once(self, kind: str, key: Any, make: Callable[[], Kind]) -> Kind:
+        """What is there of this `kind` if it was made for the same `key`, else what `make` makes, kept in its place."""
+        if kind not in self._made or self._made[kind][0] != key:
+            self._made.pop(kind, None)  # the two need not be there together
+            self._made[kind] = (key, make())
+        found: Kind = self._made[kind][1]
+        return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What makes a run a trial of a search."""
+
+    requests: StopRequests
+    """Those of the search, which ends with its trial."""
+    report: Report
+    """See there."""
+    kept: Kept = field(default_factory=Kept)
+    """What the trial before left."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,7 @@ class Session:
     task: SequenceClassification
     environment: dict[str, Any]
     attempt: Attempt
+    trial: Trial | None = None
 
 
 def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:

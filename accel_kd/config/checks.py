@@ -96,7 +96,7 @@ def check(config: RunConfig) -> None:
     _check_store(config)
     check_placement(config.teacher)
     _check_data(config)
-    _check_metric(config)
+    check_metric(config)
     world_size = launched_world_size()
     accumulation_steps(config.training, world_size)
     if config.teacher.finetune is not None:
@@ -260,7 +260,8 @@ def _check_sampled(encoding: SampledEncodingConfig, objective: ObjectiveConfig) 
         )
 
 
-def _check_metric(config: RunConfig) -> None:
+def check_metric(config: RunConfig) -> None:
+    """Raises `UserError` where `evaluation.metric` is unknown, or not defined with these data and this objective."""
     if config.evaluation.keep == "best" and config.checkpoint.keep_best == 0:
         raise UserError("checkpoint.keep_best: 0, but evaluation.keep is best; set it to 1, or evaluation.keep=last")
     metric, known = config.evaluation.metric, (*_METRICS, *_OUT_OF_SCOPE_METRICS, *_TEACHER_METRICS)

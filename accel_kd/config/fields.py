@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, FiniteFloat, Tag
 
-ONE_NUMBER, A_LIST = "one number", "a list"
-"""The two ways to write a setting that takes either; they stand in pydantic's locations, and not in a recipe."""
+ONE_NUMBER, A_LIST, A_RANGE = "one number", "a list", "a range"
+"""The ways to write a setting that takes several; they stand in pydantic's locations, and not in a recipe."""
 A_KEY = "[key]"
 """Where pydantic says that not a value is wrong but the key that it stands under."""
 

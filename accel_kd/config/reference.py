@@ -77,6 +77,8 @@ def _name(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_name(part) for part in typing.get_args(annotation) if part is not type(None))
+    if origin is dict:
+        return "settings by name"
     if origin is list:
         inner = typing.get_args(annotation)[0]
         return "list of terms" if "Term" in str(inner) else f"list of {_name(inner)}"

@@ -1,4 +1,4 @@
-"""A complete recipe, section by section; `model_sections` and `objective_section` hold the larger ones.
+"""A complete recipe, section by section; larger ones are in `model_sections`, `objective_section`, `search_section`.
 
 Each setting has its type, its default and its meaning. Rules across sections are in `checks`.
 """
@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from accel_kd.config.fields import Count, Fraction, Integer, NonNegative, OpenFraction, Positive, Seconds, Section, Seed
 from accel_kd.config.model_sections import StudentConfig, TeacherConfig
 from accel_kd.config.objective_section import ObjectiveConfig
+from accel_kd.config.search_section import SearchConfig
 
 
 class TaskConfig(Section):
@@ -198,3 +199,4 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     run: RunSection = RunSection()
     perf: PerfConfig = PerfConfig()
+    search: SearchConfig = SearchConfig()

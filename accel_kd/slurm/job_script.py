@@ -17,6 +17,7 @@ MAX_RESTARTS = 20
 
 _PURPOSES = {
     "distill": "Trains the student of a recipe on one machine or several, and goes on after every interruption.",
+    "search": "Works at the search of a recipe with several tasks, each of which goes on after every interruption.",
     "cache-teacher": "Puts the logits of a recipe's teacher into a store, on one machine or several.",
 }
 _ARRAY_TASK = "${SLURM_ARRAY_JOB_ID}_$task # by its id alone, which for the last task is that of the whole array"
@@ -35,10 +36,19 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Processes that work at one search, as the tasks of an array."""
+
+    num_tasks: int
+    num_at_once: int | None = None
+    """How many tasks may run at the same time; None: as many as the cluster gives."""
+
+
+@dataclass(frozen=True)
 class JobScript:
     """What a batch script is to do, and on what."""
 
-    command: Literal["distill", "cache-teacher"]
+    command: Literal["distill", "cache-teacher", "search"]
     recipe: tuple[str, ...]
     """Name or path of the recipe, then settings as `dotted.key=value`."""
     usage: str
@@ -59,6 +69,8 @@ class JobScript:
     options: tuple[str, ...] = ()
     """Further options of sbatch, such as `--partition=gpu`."""
     search: Search | None = None
+    workers: Workers | None = None
+    """With the command `search`."""
 
 
 def render(script: JobScript) -> str:
@@ -75,8 +87,8 @@ def render(script: JobScript) -> str:
         "signal": f"B:USR1@{script.seconds_before_end}",
         "recipe": shlex.join(script.recipe),
         "environment": script.environment,
-        "task_lines": _task_lines(script.search),
-        "job": _ARRAY_TASK if script.search else "$SLURM_JOB_ID",
+        "task_lines": _task_lines(script),
+        "job": _ARRAY_TASK if script.search or script.workers else "$SLURM_JOB_ID",
         # The launcher must not be slower to give up than SLURM is.
         "shutdown_seconds": max(30, script.seconds_before_end - 10),
         "command": script.command,
@@ -138,13 +150,16 @@ def _gpu_line(script: JobScript) -> str:
 
 def _further_options(script: JobScript) -> list[str]:
     options = list(script.options)
-    if script.search:
-        limit = "" if script.search.num_at_once is None else f"%{script.search.num_at_once}"
-        options.insert(0, f"--array=1-{script.search.num_tasks}{limit}")
+    if array := script.search or script.workers:
+        limit = "" if array.num_at_once is None else f"%{array.num_at_once}"
+        options.insert(0, f"--array=1-{array.num_tasks}{limit}")
     return options
 
 
-def _task_lines(search: Search | None) -> str:
+def _task_lines(script: JobScript) -> str:
+    if script.workers is not None:
+        return _template("worker_task").substitute() + "\n"
+    search = script.search
     if search is None:
         return ""
     return _template("search_task").substitute(settings_file=shlex.quote(search.settings_file)) + "\n"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-JobType = Literal["teacher", "cache", "control", "distill"]
-"""What the run trains: the teacher itself, the student without a teacher, or the student from the teacher; `cache` puts
-the teacher's logits into a store."""
+JobType = Literal["teacher", "cache", "control", "distill", "search"]
+"""What the run trains: the teacher itself, the student without a teacher, or the student from the teacher, alone or
+as a trial of a search; `cache` puts the teacher's logits into a store."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
     """Asked to stop before its end: another attempt will go on."""
+    PRUNED = "pruned"
+    """Ended early by the search that it is a trial of."""
 
 
 class Tracker(Protocol):

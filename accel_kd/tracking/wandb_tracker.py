@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _SILENCE_SECONDS = 600.0
-_EXIT_CODES = {RunStatus.FINISHED: EXIT_SUCCESS, RunStatus.FAILED: EXIT_FAILURE, RunStatus.STOPPED: EXIT_STOPPED}
+_EXIT_CODES = {
+    RunStatus.FINISHED: EXIT_SUCCESS, RunStatus.FAILED: EXIT_FAILURE, RunStatus.STOPPED: EXIT_STOPPED,
+    RunStatus.PRUNED: EXIT_SUCCESS,
+}  # fmt: skip
 
 
 class WandbTracker:

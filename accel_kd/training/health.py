@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from accel_kd.errors import RunFailure
+from accel_kd.errors import SettingsFailure
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class NonFiniteSteps:
         """Looks over the rows of training steps.
 
         Raises:
-            RunFailure: more steps were passed over than are allowed; names the step and its examples.
+            SettingsFailure: more steps were passed over than are allowed; names the step and its examples.
         """
         for row in rows:
             if math.isfinite(row["train/gradient_norm"]) and math.isfinite(row["train/loss"]):
@@ -52,9 +52,10 @@ class NonFiniteSteps:
             )
             examples = _listed(self._ids_of_step(int(row["step"])))
             if self.num_steps > self._allowed:
-                raise RunFailure(
+                raise SettingsFailure(
                     f"{found}; the step changed no weight (training.max_nonfinite_steps is {self._allowed}); look at "
-                    f"its examples ({examples}), the teacher's logits for them, and training.learning_rate"
+                    f"its examples ({examples}), the teacher's logits for them, and training.learning_rate",
+                    on_all_ranks=True,
                 )
             logger.warning(
                 "%s; the step changed no weight (%d of %d such steps that are allowed; examples %s)",
@@ -67,7 +68,7 @@ def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int) 
     """Says which settings lower the need for memory where the device has too little.
 
     Raises:
-        RunFailure: in place of the allocator's own error, with its figures.
+        SettingsFailure: in place of the allocator's own error, with its figures.
     """
     try:
         yield
@@ -75,11 +76,12 @@ def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int) 
         if not _is_lack_of_memory(error):
             raise
         half = max(1, micro_batch_size // 2)
-        raise RunFailure(
+        raise SettingsFailure(
             f"out of memory on the device: {_first_line(error)}; training.micro_batch_size={half} halves what a step "
             f"holds and changes no result (it is {micro_batch_size} here), evaluation.micro_batch_size="
             f"{max(1, evaluation_batch_size // 2)} does so for scoring; data.max_length, training.precision=bf16 and "
-            "teacher.source=cached lower it too"
+            "teacher.source=cached lower it too",
+            on_all_ranks=False,
         ) from error
 
 

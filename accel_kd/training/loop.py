@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.errors import StopRequested
+from accel_kd.metrics.direction import is_minimised
 from accel_kd.metrics.meters import StepMeter, StepRecord
 from accel_kd.signals import StepBatches
 from accel_kd.training.health import NonFiniteSteps
@@ -71,6 +72,15 @@ class Progress(Protocol):
         ...
 
 
+Report = Callable[[int, Mapping[str, float], bool], None]
+"""Takes the number of an evaluation (from 1), its metrics and whether steps are to follow; raises `TrialPruned` on all
+ranks where these are not worth taking."""
+
+
+def ask_nobody(number: int, metrics: Mapping[str, float], steps_follow: bool) -> None:
+    """Where nobody compares this training with others while it goes on."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the loop calls between steps, on all ranks together."""
@@ -89,6 +99,8 @@ class Surroundings:
     """Called with the number of each epoch, from 0, before its first step."""
     progress: Progress
     phases: Phases = Phases()
+    report: Report = ask_nobody
+    """Called after each evaluation, when its rows are logged."""
 
 
 class Loop:
@@ -118,6 +130,7 @@ class Loop:
         Raises:
             RunFailure: too many gradients were not finite.
             StopRequested: the run was asked to stop; there is a checkpoint of where it did.
+            TrialPruned: it is not worth going on with.
         """
         try:
             if self.state.evaluation_is_due:
@@ -199,6 +212,8 @@ class Loop:
         self._log([{"step": state.steps, "epoch": epoch, **{f"eval/{name}": v for name, v in metrics.items()}}])
         self._around.progress.evaluated(state.steps, metrics)
         state.stopped_early = self._is_out_of_patience() and state.steps < settings.total_steps
+        number = math.ceil(state.steps / settings.evaluate_every)
+        self._around.report(number, metrics, state.steps < settings.total_steps and not state.stopped_early)
 
     def _is_out_of_patience(self) -> bool:
         patience = self._settings.patience
@@ -224,11 +239,6 @@ class Loop:
                 yield from self._loader.epoch(epoch, skipped)
 
         return itertools.islice(endless(), max(0, self._settings.total_steps - self.state.steps))
-
-
-def is_minimised(metric: str) -> bool:
-    """Whether less of this metric is better."""
-    return metric.endswith(("loss", "kl", "calibration_error"))
 
 
 def loop_content(state: LoopState) -> dict[str, Any]:

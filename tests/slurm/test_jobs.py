@@ -12,6 +12,7 @@ import yaml
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitting import accel_kd, logs, submitted, write_recipe
 from tests.support.processes import ROOT, step_rows, summary
+from tests.support.searches import results
 
 BESIDE_PYTHON = Path(sys.executable).parent
 
@@ -84,6 +85,23 @@ def test_a_search_waits_for_the_store_and_trains_once_for_each_line(cluster: Clu
     assert len(list((folder / "stores").iterdir())) == 1
     assert all("has all 317 rows" in logs(base / str(number)) for number in range(1, 5))
     assert len({summary(base / str(number))["eval/loss"] for number in range(1, 5)}) == 4
+
+
+def test_the_tasks_of_an_array_work_at_one_search(cluster: Cluster, folder: Path) -> None:
+    ((script, job),) = submitted(
+        cluster, folder, "recipe.yaml", "--gpus-per-node", "0", "--time", "0:10:00", "--search", "2",
+        "search.num_trials=5", "search.final_seeds=1", "search.space={objective.alpha: {low: 0.1, high: 0.9}}",
+        "run.directory=by two",
+    )  # fmt: skip
+    base = folder / "by two-search"
+    assert script == base / "slurm" / "search.sbatch"
+    tasks = cluster.wait(f"{job}_1", f"{job}_2")
+    of_workers = [logs(base / "workers" / str(number)) for number in (1, 2)]
+    assert [task["JobState"] for task in tasks] == ["COMPLETED"] * 2, of_workers
+    found = results(base)
+    assert [trial["outcome"] for trial in found["trials"]] == ["complete"] * 5 and len(found["finals"]) == 1
+    begun = [len(re.findall(r"search: trial \d+ begins", text)) for text in of_workers]
+    assert sum(begun) == 5 and min(begun) > 0, "each task had a share"
 
 
 def test_where_the_store_cannot_be_filled_no_training_stays_in_the_queue(cluster: Cluster, folder: Path) -> None:

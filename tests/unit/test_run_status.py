@@ -35,6 +35,15 @@ def test_what_is_safe_is_told_and_kept_over_attempts(tmp_path: Path) -> None:
     assert content["time"].endswith("+00:00")
 
 
+def test_a_trial_that_was_pruned_is_over_and_says_why(tmp_path: Path) -> None:
+    trial = StatusWriter(tmp_path, "distill")
+    trial.begun()
+    trial.ended("pruned", "accuracy 0.5 at evaluation 1")
+    found = read_status(tmp_path)
+    assert found is not None and (found.state, found.reason) == ("pruned", "accuracy 0.5 at evaluation 1")
+    assert found.attempts_without_progress == 0
+
+
 def test_attempts_that_end_no_further_than_they_began_are_counted_in_a_row(tmp_path: Path) -> None:
     counts = []
     for step in (8, 8, 8, 9, 9):

@@ -25,6 +25,8 @@ STATUS = {
         ({}, [], 85),
         ({"state": "running"}, [], 1),
         ({"state": "failed"}, [], 1),
+        ({"state": "pruned"}, [], 0),
+        ({"command": "search"}, ["--command", "search"], 85),
         ({"attempts_without_progress": 2}, [], 85),
         ({"attempts_without_progress": 3}, [], 1),
         ({}, ["--command", "distill"], 85),

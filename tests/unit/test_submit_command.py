@@ -65,6 +65,9 @@ def told(here: Path, command: str = "sbatch") -> list[str]:
         (["demo", "--array", "settings.txt"], "--array: settings.txt line 2: training.epochs: input should be"),
         (["demo", "--at-once", "2"], "--at-once: says how many runs of an --array"),
         (["demo", "--cache-only", "--array", "settings.txt"], "--cache-only: trains nothing"),
+        (["demo", "--search", "0"], "--search: 0 is too few; it may be 1 or more"),
+        (["demo", "--search", "2", "--array", "settings.txt"], "--search: chooses settings and fills the store itself"),
+        (["demo", "--search", "2", "--after", "cache"], "--search: chooses settings and fills the store itself"),
         (["demo", "--after", "that"], "--after: 'that' is neither `cache` nor the number of a job"),
         (["demo", "--after", "cache", "--cache-only"], "--after: cache, and --cache-only, say the same"),
         (["demo", "--after", "cache"], "--after: the store would be filled and not be read, since teacher.source is s"),
@@ -208,3 +211,13 @@ def test_scripts_of_submit_are_what_bash_expects(here: Path) -> None:
     assert main(["submit", "demo", "run.directory=it's $HOME", "tracking.notes=a 'b' \"c\""]) == 0
     script = here / "it's $HOME" / "slurm" / "distill.sbatch"
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_tasks_that_work_at_one_search_know_its_directory_and_their_own_name(here: Path) -> None:
+    assert main(["submit", "demo", "--search", "4", "--at-once", "3", "run.directory=it"]) == 0
+    directory = here / "it-search"
+    script = (directory / "slurm" / "search.sbatch").read_text()
+    assert "#SBATCH --array=1-4%3\n" in script and f"search.directory={directory}" in script
+    assert 'recipe+=(--worker "$task")\nrun_directory=$run_directory/workers/$task\n' in script
+    assert f"run.directory={directory} " in script, "from which its workers' directories are made"
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

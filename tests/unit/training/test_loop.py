@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from accel_kd.errors import RunFailure, StopRequested
+from accel_kd.errors import RunFailure, StopRequested, TrialPruned
 from accel_kd.metrics import meters
+from accel_kd.metrics.direction import is_minimised
 from accel_kd.metrics.meters import StepMeter
 from accel_kd.signals import GlobalCounts, StepBatches
 from accel_kd.training.health import NonFiniteSteps
@@ -21,7 +22,6 @@ from accel_kd.training.loop import (
     LoopSettings,
     LoopState,
     Surroundings,
-    is_minimised,
     loop_content,
     loop_state,
 )
@@ -57,6 +57,7 @@ class Story:
         self.gradient_norm = torch.tensor(10.0)
         self.scores = iter(scores)
         self.metric = metric
+        self.prune_at: int | None = None
         self.loader = FakeLoader()
         self.meter = StepMeter(Accelerator(cpu=True))
 
@@ -86,6 +87,11 @@ class Story:
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         self.events.append(("evaluated", step))
 
+    def report(self, number: int, metrics: Mapping[str, float], steps_follow: bool) -> None:
+        self.events.append(("report", (number, metrics[self.metric], steps_follow)))
+        if number == self.prune_at:
+            raise TrialPruned("a test")
+
     def of(self, kind: str) -> list[Any]:
         return [value for event, value in self.events if event == kind]
 
@@ -102,7 +108,9 @@ class Story:
     def run(self, total_steps: int, evaluate_every: int, state: LoopState | None = None, **options: Any) -> LoopState:
         settings = LoopSettings(total_steps, evaluate_every, metric=self.metric, **options)
         self.state = LoopState() if state is None else state
-        around = Surroundings(self.evaluate, self.log, self.keep, self.save, self.check_stop, self.start_epoch, self)
+        around = Surroundings(
+            self.evaluate, self.log, self.keep, self.save, self.check_stop, self.start_epoch, self, report=self.report
+        )
         non_finite = NonFiniteSteps(0, lambda step: [f"example {step}"])
         Loop(self, self.loader, settings, self.state, self.meter, non_finite, around).run()  # type: ignore[arg-type]
         return self.state
@@ -120,6 +128,31 @@ def test_evaluations_come_when_they_are_due_and_always_after_the_last_step(
     assert story.of("evaluate") == due == story.of("evaluated")
     assert result.steps == total_steps == story.steps
     assert not result.stopped_early and not result.evaluation_is_due
+
+
+def test_each_evaluation_is_reported_by_its_number_when_its_row_is_logged_and_whether_steps_follow() -> None:
+    story = Story([0.2, 0.6, 0.4])
+    story.run(10, 4)
+    assert story.of("report") == [(1, 0.2, True), (2, 0.6, True), (3, 0.4, False)]
+    reported = [number for number, (event, _) in enumerate(story.events) if event == "report"]
+    assert [story.events[number - 2] for number in reported] == [("log", [4]), ("log", [8]), ("log", [10])]
+    impatient = Story([0.6, 0.4, 0.4])
+    impatient.run(40, 4, patience=1)
+    assert impatient.of("report") == [(1, 0.6, True), (2, 0.4, False)]
+
+
+def test_a_trial_that_is_pruned_takes_no_further_step_and_writes_no_checkpoint() -> None:
+    story = Story([0.2, 0.6])
+    story.prune_at = 2
+    with pytest.raises(TrialPruned):
+        story.run(12, 4)
+    assert story.steps == 8 and story.of("save") == [(4, False)] and story.of("evaluate") == [4, 8]
+
+
+def test_an_evaluation_that_is_made_again_after_a_resume_is_reported_by_the_same_number() -> None:
+    story = Story([0.6, 0.4], steps=8)
+    story.run(12, 4, LoopState(steps=8, evaluation_is_due=True))
+    assert story.of("report") == [(2, 0.6, True), (3, 0.4, False)]
 
 
 def test_the_last_epoch_is_cut_short_and_no_other_is_begun() -> None:
@@ -200,7 +233,8 @@ def test_the_log_is_written_when_it_is_due_and_before_an_evaluation() -> None:
     assert story.of("log") == [[1, 2, 3], [4, 5], [5], [6], [7], [7]]
     order = [event for event, _ in story.events]
     at = order.index("evaluate")
-    assert order[at - 3 : at + 5] == ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated", "save"]
+    around = ["log", "advance", "advance", "evaluate", "keep", "log", "evaluated", "report", "save"]
+    assert order[at - 3 : at + 6] == around
 
 
 def test_time_spent_on_evaluating_keeping_and_logging_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,101 @@
+"""The same search as a configuration for `wandb sweep`: its agents then start plain runs, one for each choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accel_kd.config.checks import needs_teacher_signal
+from accel_kd.config.schema import RunConfig
+from accel_kd.config.search_checks import number_type, values_on_grid
+from accel_kd.config.search_section import RangeConfig
+from accel_kd.errors import UserError
+from accel_kd.metrics.direction import is_minimised
+from accel_kd.search.directory import search_directory
+
+_METHODS = {"tpe": "bayes", "random": "random", "grid": "grid"}
+
+
+def write_sweep(config: RunConfig, recipe: str, overrides: Sequence[str], file: str) -> str:
+    """Writes the configuration.
+
+    Args:
+        config: the recipe with the overrides.
+        recipe: its name, or its file.
+        overrides: settings that replace the recipe's.
+        file: where it goes.
+
+    Returns:
+        What is to be done with it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    sweep = sweep_of(config, recipe, overrides)
+    try:
+        Path(file).write_text(yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--wandb-sweep: {file} cannot be written: {error.strerror}") from error
+    lines = [f"{file} is a sweep of up to {config.search.num_trials} runs:", f"  wandb sweep {file}"]
+    if config.teacher.finetune is not None:
+        lines.append(
+            "Each of its runs would fine-tune a teacher of its own; to share one: accel-kd cache-teacher with this "
+            "recipe, then this command with teacher.finetune=null and teacher.model=RUN_DIRECTORY/teacher/model"
+        )
+    return "\n".join(lines)
+
+
+def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What `wandb sweep` reads.
+
+    The agent gives each run its id in the environment, which only a shell puts into a name: each has a directory of its
+    own by it, so that a run that was stopped goes on.
+    """
+    section = config.search
+    metric = section.metric or config.evaluation.metric
+    directory = search_directory(config).path
+    own = [one for one in overrides if not one.startswith(("search.", "run.directory="))]
+    if needs_teacher_signal(config.objective) and "source" not in config.teacher.model_fields_set:
+        own.append("teacher.source=cached")
+    script = f'exec "$0" -m accel_kd distill "$@" run.directory="{directory}/$WANDB_RUN_ID"'
+    sweep: dict[str, Any] = {
+        "name": directory.name,
+        "project": config.tracking.project,
+        "method": _METHODS[section.sampler],
+        "metric": {"name": f"eval/{metric}", "goal": "minimize" if is_minimised(metric) else "maximize"},
+        "run_cap": section.num_trials,
+        "parameters": {name: _parameter(config, name, tried) for name, tried in section.searched.items()},
+        "program": "accel_kd",
+        "command": ["${env}", "sh", "-c", script, "${interpreter}", recipe, *own, "${args_no_hyphens}"],
+    }
+    if config.tracking.entity is not None:
+        sweep["entity"] = config.tracking.entity
+    if section.pruner == "hyperband":
+        sweep["early_terminate"] = {"type": "hyperband", "min_iter": 1}
+    return sweep
+
+
+def _parameter(config: RunConfig, name: str, tried: RangeConfig | list[Any]) -> dict[str, Any]:
+    if isinstance(tried, list) or config.search.sampler == "grid":
+        return {"values": [_as_text_if_compound(value) for value in values_on_grid(name, tried)]}
+    number = number_type(name) or float
+    is_whole = number is int
+    if tried.log:
+        kind = "q_log_uniform_values" if is_whole else "log_uniform_values"
+    elif tried.step is not None:
+        kind = "q_uniform"
+    else:
+        kind = "int_uniform" if is_whole else "uniform"
+    parameter: dict[str, Any] = {"distribution": kind, "min": number(tried.low), "max": number(tried.high)}
+    if kind.startswith("q_"):
+        parameter["q"] = number(tried.step or 1)
+    return parameter
+
+
+def _as_text_if_compound(value: Any) -> Any:
+    """An agent hands a value on as Python writes it; what YAML would not read back so goes as JSON."""
+    return json.dumps(value) if value is None or isinstance(value, list | dict) else value

@@ -1,0 +1,66 @@
+"""What a search says at its end, from a study whose trials were made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from accel_kd.config import load_recipe
+from accel_kd.search.directory import SearchDirectory
+from accel_kd.search.records import best_of
+from accel_kd.search.results import write_results
+from accel_kd.search.study import SharedStudy
+
+SPACE = "search.space={objective.temperature: {low: 1, high: 20}, training.schedule: [linear, cosine]}"
+
+
+def searched(folder: Path, num_trials: int, *overrides: str) -> str:
+    """Trials whose value is by the temperature alone; every sixth fails, every seventh is pruned."""
+    config = load_recipe("demo", [SPACE, f"search.num_trials={num_trials}", "search.max_failed_trials=99", *overrides])
+    directory = SearchDirectory(folder)
+    study = SharedStudy(config, directory, {})
+    while (assignment := study.next_trial()) is not None:
+        value = 1.0 - abs(assignment.settings["objective.temperature"] - 7.0) / 20
+        study.report(1, value, True)
+        if assignment.number % 6 == 5:
+            study.end_trial("failed", reason="too bad")
+        elif assignment.number % 7 == 6:
+            study.end_trial("pruned", reason="worse")
+        else:
+            study.end_trial("complete", value)
+    best = best_of(study.records(), is_minimised="search.metric=loss" in overrides)
+    return write_results(config, directory, study, best, [])
+
+
+def test_importance_is_told_of_what_mattered_and_not_where_trials_are_too_few(tmp_path: Path) -> None:
+    text = searched(tmp_path / "many", 30)
+    shares = json.loads((tmp_path / "many" / "search.json").read_text())["importances"]
+    assert shares["objective.temperature"] > 0.8 > shares["training.schedule"]
+    assert text.index("objective.temperature\n") < text.index("training.schedule\n", text.index("Importance"))
+    assert (tmp_path / "many" / "importances.png").is_file()
+    text = searched(tmp_path / "few", 8)
+    assert "too few complete trials to tell (6, and 10 are needed)" in text
+    assert not (tmp_path / "few" / "importances.png").exists()
+
+
+def test_the_table_begins_with_the_best_and_ends_with_what_failed_each_with_its_reason(tmp_path: Path) -> None:
+    for metric, order in (("accuracy", -1), ("loss", 1)):
+        text = searched(tmp_path / metric, 8, f"search.metric={metric}")
+        lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+        found = json.loads((tmp_path / metric / "search.json").read_text())
+        complete = sorted(
+            (order * trial["value"], trial["number"]) for trial in found["trials"] if trial["outcome"] == "complete"
+        )
+        numbers = [int(line.split("|")[1]) for line in lines]
+        assert numbers[:6] == [number for _, number in complete] and numbers[6:] == [6, 5]
+        assert found["best"] == complete[0][1] and f"Best: trial {complete[0][1]}, {metric}" in text
+        assert "trial 5 failed: too bad" in text and found["direction"] == ("minimise" if order == 1 else "maximise")
+
+
+def test_a_search_without_a_complete_trial_says_so(tmp_path: Path) -> None:
+    config = load_recipe("demo", [SPACE, "search.num_trials=1"])
+    study = SharedStudy(config, SearchDirectory(tmp_path), {})
+    assert study.next_trial() is not None
+    study.end_trial("failed", reason="too bad")
+    text = write_results(config, SearchDirectory(tmp_path), study, None, [])
+    assert "No trial is complete" in text and not (tmp_path / "best.yaml").exists()
