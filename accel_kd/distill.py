@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader
+from accel_kd.assembly.data import HeldOut, cut_texts, held_out, read_data, tokenise, training_loader
 from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
+from accel_kd.assembly.lineage import data_artifact, teacher_artifact
 from accel_kd.assembly.models import (
     FoundTeacher,
     check_student,
@@ -49,7 +50,7 @@ from accel_kd.run_directory import RunDirectory, RunState
 from accel_kd.run_status import StatusWriter
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.placement import release_memory
-from accel_kd.tracking import describe_environment
+from accel_kd.tracking import ArtifactRecord, describe_environment
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def finetune_teacher(session: Session, source: Checkpoint, directory: RunDirecto
         loader=loader,
         held_out=held_out(session, splits),
         budget=budget(config, training, loader),
-        facts={},
+        facts=cut_texts(splits),
+        inputs=[data_artifact(session)],
     )
     run_model(session.accelerator, run)
 
@@ -170,6 +172,8 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     source: TeacherSource | None = None
     facts: dict[str, Any] = {}
     finish = _nothing
+    data = data_artifact(session)
+    origins: list[ArtifactRecord] = []
     if teacher is not None and needs_teacher_signal(config.objective):
         shape = teacher_shape(teacher.checkpoint, config.teacher.attention)
         # One and the same where a student is made of its teacher: the texts are then tokenised once.
@@ -180,11 +184,16 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         splits, source, finish = for_run.splits, for_run.training, for_run.finish
         scored = held_out(session, splits)
         facts = for_run.facts | score_teacher(session, teacher, shape, for_run.scoring, scored)
+        fills = session.directory.fillings.is_file()
+        from_weights = for_run.store is None or fills or config.student.init == "teacher_layers"
+        origins = [teacher_artifact(session, facts["teacher/weights_sha256"])] if from_weights else []
+        origins += [] if for_run.store is None else [for_run.store]
         del for_run  # and with it the teacher itself, where a store stands in for it from here on
         release_memory()
     else:
         splits = tokenise(session, (tokenizer, make_student()))
         scored = held_out(session, splits)
+    facts |= cut_texts(splits)
 
     labelled = splits["train"].labelled()
     # Without a teacher there is nothing to learn from a text alone.
@@ -209,6 +218,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
             objective=loss,
             teacher=None,
             loader=training_loader(config.data, config.training, labelled, accelerator),
+            inputs=[data],
             **shared,
         )
         run_model(accelerator, run)
@@ -220,6 +230,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         objective=objective(config.objective),
         teacher=source,
         loader=loader,
+        inputs=[data, *origins],
         **shared,
     )
     run_model(accelerator, run)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -82,6 +83,12 @@ def tokenise(
     for_teacher = None if teacher is None else (teacher[0], input_names(teacher[1]))
     length = session.config.data.max_length
     return {n: tokenise_split(s, for_student, for_teacher, length) for n, s in session.data.splits.items()}
+
+
+def cut_texts(splits: Mapping[str, TokenisedSplit]) -> dict[str, Any]:
+    """An entry of a summary: how many texts of each split were longer than the student reads, where that is known."""
+    known = {name: split.student.num_cut for name, split in splits.items() if split.student.num_cut is not None}
+    return {"num_cut_texts": known} if known else {}
 
 
 def resident_device(data: DataConfig, name: str, num_bytes: int, device: torch.device) -> torch.device | None:

@@ -152,6 +152,11 @@ class TrackingConfig(Section):
     """Steps between two writes of the log; each step has its row all the same."""
     texts: bool = False
     """W&B tables of examples show their texts too."""
+    artifacts: Literal["none", "references", "model"] = "references"
+    """What W&B gets of data, teacher, store and student, for its lineage graph: `references`: place, digest and figures
+    of each; `model`: the student's files too; `none`: nothing."""
+    prediction_rows: Annotated[Integer, Field(ge=0)] = 10_000
+    """W&B gets the predictions of the test split, without texts, where it has no more examples than this; 0: never."""
 
 
 class RunSection(Section):

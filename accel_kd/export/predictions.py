@@ -12,13 +12,25 @@ from accel_kd.metrics.scored_rows import ScoredRows
 
 
 def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> None:
-    """One row an example: `id`, `label`, `argmax`, `confidence`, `teacher_argmax` (null without a teacher), and the
-    names of the label and of the prediction."""
+    """Puts `predictions_table` into a file, which is there whole or not at all."""
+    table = predictions_table(ids, rows, label_names)
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def predictions_table(ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> pa.Table:
+    """One row an example, in the split's order: `id`, `label`, `argmax`, `confidence`, `teacher_argmax` (null without a
+    teacher), and the names of the label and of the prediction.
+
+    Raises:
+        ArrowInvalid: there are not as many ids as rows.
+    """
     teacher = (
         pa.nulls(len(ids), pa.int32()) if rows.teacher_argmax is None else pa.array(rows.teacher_argmax, pa.int32())
     )
-    table = pa.table(
+    return pa.table(
         {
             "id": list(ids),
             "label": pa.array(rows.labels, pa.int32()),
@@ -29,6 +41,3 @@ def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_na
             "argmax_name": [label_names[number] for number in rows.argmax],
         }
     )
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
