@@ -281,12 +281,4 @@ def write_card(config: RunConfig, directory: RunDirectory) -> None:
     """The model card of the student, from the figures on the disk; one that is there stays as it is."""
     if (directory.model / "README.md").is_file():
         return
-    write_model_card(
-        directory.model,
-        title=directory.path.resolve().name,
-        models=figures_of(directory),
-        summary=directory.read_summary(),
-        config=config.model_dump(mode="json"),
-        loss=describe(config.objective),
-        versions=describe_environment()["packages"],
-    )
+    write_model_card(directory, config.model_dump(mode="json"), describe(config.objective))

@@ -21,22 +21,25 @@ def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_na
 
 
 def predictions_table(ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> pa.Table:
-    """One row an example, in the split's order: `id`, `label`, `argmax`, `confidence`, `teacher_argmax` (null without a
-    teacher), and the names of the label and of the prediction.
+    """One row an example, in the split's order: `id`, `label`, `argmax`, `confidence`, `loss` (cross-entropy, nats),
+    `teacher_argmax` and `teacher_kl` (KL(teacher || student), nats; both null without a teacher), and the names of the
+    label and of the prediction.
 
     Raises:
         ArrowInvalid: there are not as many ids as rows.
     """
-    teacher = (
-        pa.nulls(len(ids), pa.int32()) if rows.teacher_argmax is None else pa.array(rows.teacher_argmax, pa.int32())
-    )
+    no_teacher = rows.teacher_argmax is None or rows.teacher_kl is None
     return pa.table(
         {
             "id": list(ids),
             "label": pa.array(rows.labels, pa.int32()),
             "argmax": pa.array(rows.argmax, pa.int32()),
             "confidence": pa.array(rows.confidence),
-            "teacher_argmax": teacher,
+            "loss": pa.array(rows.loss),
+            "teacher_argmax": pa.nulls(len(ids), pa.int32())
+            if no_teacher
+            else pa.array(rows.teacher_argmax, pa.int32()),
+            "teacher_kl": pa.nulls(len(ids), pa.float64()) if no_teacher else pa.array(rows.teacher_kl),
             "label_name": [label_names[number] for number in rows.labels],
             "argmax_name": [label_names[number] for number in rows.argmax],
         }

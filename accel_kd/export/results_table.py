@@ -29,7 +29,7 @@ def results_table(models: Mapping[str, Mapping[str, Any]]) -> str:
     shown = [key for key in COLUMNS if any(figures.get(key) is not None for figures in models.values())]
     lines = [["model", *(COLUMNS[key] for key in shown)]]
     lines += [[name, *(_format(figures.get(key)) for key in shown)] for name, figures in models.items()]
-    return _as_markdown(lines)
+    return as_markdown(lines)
 
 
 def _format(value: Any) -> str:
@@ -38,7 +38,7 @@ def _format(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _as_markdown(lines: Sequence[Sequence[str]]) -> str:
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table that also lines up as plain text."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     head, *body = [

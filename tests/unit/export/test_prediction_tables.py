@@ -63,8 +63,16 @@ def test_labels_come_worst_first_with_recall_and_precision() -> None:
 
 def test_predictions_are_the_columns_and_rows_of_the_file() -> None:
     table = predictions(IDS, ALONE, NAMES)
-    assert table.columns == (
-        "id", "label", "argmax", "confidence", "teacher_argmax", "label_name", "argmax_name"
-    )  # fmt: skip
-    assert table.rows[1] == ["b", 1, 0, 0.8, None, "bank", "alarm"]
-    assert predictions(IDS, ROWS, NAMES).rows[1][4] == 1
+    assert dict(zip(table.columns, table.rows[1], strict=True)) == {
+        "id": "b",
+        "label": 1,
+        "argmax": 0,
+        "confidence": 0.8,
+        "loss": 0.0,
+        "teacher_argmax": None,
+        "teacher_kl": None,
+        "label_name": "bank",
+        "argmax_name": "alarm",
+    }
+    of_teacher = predictions(IDS, ROWS, NAMES)
+    assert of_teacher.columns == table.columns and of_teacher.rows[1][5:7] == [1, 0.1]

@@ -22,7 +22,7 @@ def rows(teacher_argmax: list[int] | None = None) -> ScoredRows:
         confidence=np.array([0.25, 0.5, 1 / 3]),
         loss=np.array([0.1, 0.2, 0.3]),
         teacher_argmax=None if teacher_argmax is None else np.array(teacher_argmax),
-        teacher_kl=None if teacher_argmax is None else np.zeros(3),
+        teacher_kl=None if teacher_argmax is None else np.array([0.5, 0.0, 1.5]),
     )
 
 
@@ -35,18 +35,20 @@ def test_each_example_is_a_row_with_its_names(tmp_path: Path) -> None:
         "label": [2, 0, 1],
         "argmax": [2, 1, 1],
         "confidence": [0.25, 0.5, 1 / 3],
+        "loss": [0.1, 0.2, 0.3],
         "teacher_argmax": [2, 0, 0],
+        "teacher_kl": [0.5, 0.0, 1.5],
         "label_name": ["oos", "alarm", "bank"],
         "argmax_name": ["oos", "bank", "bank"],
     }
     assert [file.name for file in path.parent.iterdir()] == ["test.parquet"]
 
 
-def test_without_a_teacher_its_column_is_there_and_empty_so_that_files_can_be_joined(tmp_path: Path) -> None:
+def test_without_a_teacher_its_columns_are_there_and_empty_so_that_files_can_be_joined(tmp_path: Path) -> None:
     write_predictions(tmp_path / "with.parquet", ["b", "a", "c"], rows([2, 0, 0]), NAMES)
     write_predictions(tmp_path / "without.parquet", ["b", "a", "c"], rows(), NAMES)
     with_teacher, without = pq.read_table(tmp_path / "with.parquet"), pq.read_table(tmp_path / "without.parquet")
-    assert without["teacher_argmax"].to_pylist() == [None] * 3
+    assert without["teacher_argmax"].to_pylist() == without["teacher_kl"].to_pylist() == [None] * 3
     assert with_teacher.schema == without.schema
     assert pa.concat_tables([with_teacher, without]).num_rows == 6
 
