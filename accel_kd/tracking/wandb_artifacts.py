@@ -7,7 +7,7 @@ sent of a model alone, and only where that is asked for.
 artifact that is new is the record below with `use_after_commit`, which an offline file holds as well: W&B, or `wandb
 sync` later, marks the artifact as the run's input once it has it. So that record is sent directly, in both modes, and
 nothing waits. For the same reason `Run.log_artifact` is passed over: online it asks the server for the artifact's type
-first.
+first. What is used here is the same in wandb 0.29 to 0.31; a version that lacks it costs the artifacts, not the run.
 """
 
 from __future__ import annotations
