@@ -33,8 +33,9 @@ from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
 
 _LAST_ROWS_SECONDS = 10.0
-_UPLOAD_SECONDS = 1800.0
-"""How long the end of a run waits for W&B: rows are soon sent, a model's files are not."""
+_UPLOAD_SECONDS = 300.0
+"""How long the end of a run waits for W&B: rows are soon sent, a model's files are not. A run that is asked to stop
+waits as long where W&B is away, and wandb takes no other limit once a run is open; hence not longer."""
 
 
 @dataclass(frozen=True)
