@@ -12,7 +12,16 @@ import pytest
 
 from accel_kd.tracking import ArtifactRecord
 from accel_kd.tracking.wandb_artifacts import as_wandb, wandb_name
-from tests.support.wandb_runs import attempt, history_of, records_of, run_files, run_id, sync, table_of
+from tests.support.wandb_runs import (
+    KILL_WITH_WANDB_CORE,
+    attempt,
+    history_of,
+    records_of,
+    run_files,
+    run_id,
+    sync,
+    table_of,
+)
 from tests.support.wandb_server import wandb_server
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
@@ -128,3 +137,15 @@ def test_a_version_is_what_is_in_it_wherever_it_lies() -> None:
 )
 def test_names_have_the_characters_that_wandb_takes(name: str, expected: str) -> None:
     assert wandb_name(name) == expected
+
+
+def test_a_killed_run_that_was_gone_on_with_syncs_as_one_with_its_lineage(tmp_path: Path, student: Path) -> None:
+    attempt(tmp_path, inputs=[DATA], end=3, after_first_row=KILL_WITH_WANDB_CORE)
+    attempt(tmp_path, inputs=[DATA], num_rows=1, end=3, before_end=PRODUCE.format(folder=student) + SHOW)
+    assert len(run_files(tmp_path)) == 2
+    with wandb_server() as (runs, environ):
+        sync(tmp_path, environ)
+    sent = runs[run_id(tmp_path)]
+    assert sent.steps == [0, 1, 2, 3], "three rows and the tables, each once"
+    assert set(sent.used) == {"data-clinc150"}
+    assert sent.created["student-a"] == "model"
