@@ -6,12 +6,15 @@ start -> data -> teacher (fine-tuned first, if asked) -> its tokens -> the rows 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from accel_kd.assembly.attempt import attempt
 from accel_kd.assembly.data import read_data, tokenise
+from accel_kd.assembly.filling import cost_of_filling
+from accel_kd.assembly.lineage import data_artifact, store_artifact, teacher_artifact
 from accel_kd.assembly.runs import run_record, tracker_of
 from accel_kd.assembly.session import Session, open_run_directory, run_directory, start, task
 from accel_kd.assembly.stores import StorePlace, complete, locate_store, open_existing
@@ -58,7 +61,7 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
         labels_task = task(config, data.label_names)
         session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt)
         manifest, place = _fill(session, split_names)
-        on_main_rank(accelerator, lambda: _track(session, manifest, place))
+        on_main_rank(accelerator, lambda: _track(session, manifest, place.folder))
     accelerator.end_training()
     return report(place.folder, manifest)
 
@@ -80,26 +83,33 @@ def _fill(session: Session, split_names: Sequence[str] | None) -> tuple[Manifest
     return complete(session, place, teacher), place
 
 
-def _track(session: Session, manifest: Manifest, place: StorePlace) -> None:
+def _track(session: Session, manifest: Manifest, folder: Path) -> None:
     """The receipt as a run of its own, beside those of the teacher and the student; told once of each store."""
     directory = session.directory.part("cache")
     figures: dict[str, Any] = {
-        "store/path": str(place.folder),
+        "store/path": str(folder),
         "store/fingerprint": manifest.fingerprint,
         **{f"store/{name}": value for name, value in manifest.receipt.items() if name != "diagnostics"},
     }
     # The figures too, not path and fingerprint alone: more rows of the same teacher make a store of the same name.
-    if directory.is_finished and directory.read_summary() == figures:
+    if directory.is_finished and _of_store(directory.read_summary()) == figures:
         return
+    figures |= cost_of_filling(session.directory)
+    teacher = teacher_artifact(session, manifest.identity["teacher"]["weights"])
     tracker = tracker_of(session, directory)
-    tracker.start(run_record(session, "cache"))
+    tracker.start(run_record(session, "cache", [data_artifact(session), teacher]))
     try:
-        tracker.summarise(figures)
         columns, rows = diagnostics_rows(
             manifest, session.data.texts_by_id() if session.config.tracking.texts else None
         )
         if rows:
             tracker.table("store/rows_to_look_at", columns, rows)
+        tracker.produced(store_artifact(folder, manifest))
+        tracker.summarise(figures)
     finally:
         tracker.finish(RunStatus.FINISHED)
     directory.write_summary(figures)
+
+
+def _of_store(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name.startswith("store/")}

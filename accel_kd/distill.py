@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.data import HeldOut, held_out, read_data, tokenise, training_loader, what_makes_data
+from accel_kd.assembly.data import cut_texts, held_out, read_data, tokenise, training_loader, what_makes_data
 from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
+from accel_kd.assembly.lineage import data_artifact, teacher_artifact
 from accel_kd.assembly.models import (
     FoundTeacher,
     check_student,
@@ -26,30 +26,24 @@ from accel_kd.assembly.models import (
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
 from accel_kd.assembly.runs import budget, model_run
 from accel_kd.assembly.session import Kept, Session, Trial, open_run_directory, run_directory, start, task
+from accel_kd.assembly.teacher_scores import score_teacher
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.seeding import seed_everywhere, use_deterministic_algorithms
-from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
 from accel_kd.export.results import figures_of
 from accel_kd.model_run import is_done, run_model
 from accel_kd.models.fingerprint import teacher_shape
-from accel_kd.models.labels import (
-    are_unnamed,
-    balanced_accuracy,
-    columns_by_name,
-    guessing_threshold,
-    names_in_order,
-)
+from accel_kd.models.labels import columns_by_name, names_in_order
 from accel_kd.models.loading import Checkpoint, check_length, load_config, load_tokenizer
 from accel_kd.models.student import from_checkpoint
 from accel_kd.run_directory import RunDirectory, RunState
 from accel_kd.run_status import StatusWriter
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.placement import release_memory
-from accel_kd.tracking import describe_environment
+from accel_kd.tracking import ArtifactRecord, describe_environment
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +166,8 @@ def finetune_teacher(session: Session, source: Checkpoint, directory: RunDirecto
         loader=loader,
         held_out=held_out(session, splits),
         budget=budget(config, training, loader),
-        facts={},
+        facts=cut_texts(splits),
+        inputs=[data_artifact(session)],
     )
     run_model(session.accelerator, run)
 
@@ -187,6 +182,8 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
     source: TeacherSource | None = None
     facts: dict[str, Any] = {}
     finish = _nothing
+    data = data_artifact(session)
+    origins: list[ArtifactRecord] = []
     if teacher is not None and needs_teacher_signal(config.objective):
         shape = teacher_shape(teacher.checkpoint, config.teacher.attention)
         # One and the same where a student is made of its teacher: the texts are then tokenised once.
@@ -197,11 +194,16 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         splits, source, finish = for_run.splits, for_run.training, for_run.finish
         scored = held_out(session, splits)
         facts = for_run.facts | score_teacher(session, teacher, shape, for_run.scoring, scored)
+        fills = session.directory.fillings.is_file()
+        from_weights = for_run.store is None or fills or config.student.init == "teacher_layers"
+        origins = [teacher_artifact(session, facts["teacher/weights_sha256"])] if from_weights else []
+        origins += [] if for_run.store is None else [for_run.store]
         del for_run  # and with it the teacher itself, where a store stands in for it from here on
         release_memory()
     else:
         splits = tokenise(session, (tokenizer, make_student()))
         scored = held_out(session, splits)
+    facts |= cut_texts(splits)
 
     labelled = splits["train"].labelled()
     # Without a teacher there is nothing to learn from a text alone.
@@ -226,6 +228,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
             objective=loss,
             teacher=None,
             loader=training_loader(config.data, config.training, labelled, accelerator),
+            inputs=[data],
             **shared,
         )
         run_model(accelerator, run)
@@ -237,6 +240,7 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         objective=objective(config.objective),
         teacher=source,
         loader=loader,
+        inputs=[data, *origins],
         **shared,
     )
     run_model(accelerator, run)
@@ -247,52 +251,8 @@ def _nothing() -> None:
     """Where a teacher leaves nothing to be done."""
 
 
-def score_teacher(
-    session: Session, teacher: FoundTeacher, shape: PreTrainedModel, source: TeacherSource, scored: HeldOut
-) -> dict[str, Any]:
-    """The teacher's own scores, kept to compare students with; `shape` is the teacher without its weights.
-
-    Raises:
-        UserError: it scores no better than by guessing and its labels have no names, so that their order is unknown.
-    """
-    scores = scored.validation.score_teacher(source)
-    logger.info("teacher: validation accuracy %.4f", scores.metrics["accuracy"])
-    balanced = balanced_accuracy(scores.rows.labels, scores.rows.argmax)
-    threshold = guessing_threshold(scores.rows.labels, scores.rows.argmax)
-    if balanced <= threshold:
-        found = (
-            f"balanced accuracy {balanced:.4f} on {scored.validation.num_examples} validation examples, where guessing "
-            f"gives up to {min(threshold, 1.0):.4f}"
-        )
-        unnamed = are_unnamed(names_in_order(shape.config))
-        if teacher.is_finetuned_here:
-            found = f"teacher.finetune: the teacher learnt next to nothing: {found}"
-        elif session.config.teacher.accept_chance_accuracy or not unnamed:
-            found = f"teacher.model: {found}"
-        else:
-            raise UserError(
-                f"teacher.model: {found}: probably its labels, which have no names in its config.json, stand in "
-                "another order than the data's; name them there, or go on with teacher.accept_chance_accuracy=true"
-            )
-        if session.accelerator.is_main_process:
-            logger.warning(found)
-    facts = {f"teacher/eval_{name}": value for name, value in scores.metrics.items()}
-    if scored.test is not None:
-        test = scored.test.score_teacher(source)
-        facts |= {f"teacher/test_{name}": value for name, value in test.metrics.items()}
-    return facts | {"teacher/num_parameters": shape.num_parameters()}
-
-
 def write_card(config: RunConfig, directory: RunDirectory) -> None:
     """The model card of the student, from the figures on the disk; one that is there stays as it is."""
     if (directory.model / "README.md").is_file():
         return
-    write_model_card(
-        directory.model,
-        title=directory.path.resolve().name,
-        models=figures_of(directory),
-        summary=directory.read_summary(),
-        config=config.model_dump(mode="json"),
-        loss=describe(config.objective),
-        versions=describe_environment()["packages"],
-    )
+    write_model_card(directory, config.model_dump(mode="json"), describe(config.objective))

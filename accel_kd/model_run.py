@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.errors import StopRequested, TrialPruned, UserError
 from accel_kd.evaluation import Scores
-from accel_kd.export.model_folder import read_weights, write_model
+from accel_kd.export.model_folder import model_artifact, read_weights, weights_sha256, write_model
+from accel_kd.export.prediction_tables import by_label, confused_pairs, differences, predictions
 from accel_kd.export.predictions import write_predictions
+from accel_kd.metrics.scored_rows import ScoredRows
 from accel_kd.model_training import ModelRun, Training
 from accel_kd.models.projected_student import exported_weights, trained_weights, without_projections
 from accel_kd.run_directory import RunDirectory
@@ -89,12 +91,12 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: Training)
     scores = _fit(accelerator, run, training)
     if run.keep == "best":
         training.checkpoints.load_best(training.state.best[0].step)
-    _export(accelerator, run, training)
+    sha256 = _export(accelerator, run, training)
     if scores is None:  # an earlier attempt scored these weights
         scores = run.validation.score(training.engine.model)
     test = None if run.test is None else run.test.score(training.engine.model)
     training.engine.close()
-    summary = _summary(accelerator, run, training, scores, test)
+    summary = _summary(accelerator, run, training, scores, test) | {"weights_sha256": sha256}
     on_main_rank(accelerator, lambda: _record(run, summary, scores, test))
     by_label = {"validation": run.task.accuracy_by_label(scores.rows)}
     if test is not None:
@@ -102,14 +104,15 @@ def _train_and_test(accelerator: Accelerator, run: ModelRun, training: Training)
     return summary | {"accuracy_by_label": by_label}
 
 
-def _export(accelerator: Accelerator, run: ModelRun, training: Training) -> None:
-    """The model as it is goes into the run's directory, and is read back from there."""
+def _export(accelerator: Accelerator, run: ModelRun, training: Training) -> str:
+    """The model as it is goes into the run's directory, and is read back from there; the digest of its weights."""
     exported = without_projections(training.model)
     gathered = [exported_weights(training.model, training.engine.weights())]
     # Taken out of the list, so that rank 0 does not hold them beside what it reads back.
     on_main_rank(accelerator, lambda: write_model(exported, gathered.pop(), run.tokenizer, run.directory.model))
     read = read_weights(exported, run.directory.model)
     training.engine.load_weights(trained_weights(training.model, read), others_stay=True)
+    return on_main_rank(accelerator, lambda: weights_sha256(run.directory.model))
 
 
 def _fit(accelerator: Accelerator, run: ModelRun, training: Training) -> Scores | None:
@@ -203,4 +206,22 @@ def _record(run: ModelRun, summary: Mapping[str, Any], scores: Scores, test: Sco
     write_predictions(run.directory.predictions / "validation.parquet", run.validation.ids, scores.rows, names)
     if run.test is not None and test is not None:
         write_predictions(run.directory.predictions / "test.parquet", run.test.ids, test.rows, names)
+        _show(run, run.test.ids, test.rows)
     run.tracker.summarise(summary)
+    figures = {name: value for name, value in summary.items() if name.startswith(("eval/", "test/"))}
+    metadata = {**figures, "num_parameters": summary["num_parameters"]}
+    run.tracker.produced(model_artifact(run.record.name, run.directory.model, summary["weights_sha256"], metadata))
+
+
+def _show(run: ModelRun, ids: Sequence[str], rows: ScoredRows) -> None:
+    """The test split's predictions, as people look at them."""
+    names = run.task.label_names
+    tables = {"test/by_label": by_label(rows, names), "test/confused_pairs": confused_pairs(rows, names)}
+    if rows.teacher_argmax is not None:
+        tables["test/student_differs_from_teacher"] = differences(ids, rows, names, run.texts)
+    if len(ids) <= run.prediction_rows:
+        tables["predictions/test"] = predictions(ids, rows, names)
+    for name, table in tables.items():
+        if table.rows:
+            run.tracker.show(name, table.columns, table.rows)
+    run.tracker.show_confusions("test/confusions", rows.labels.tolist(), rows.argmax.tolist(), names)

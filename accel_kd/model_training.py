@@ -80,6 +80,10 @@ class ModelRun:
     """Called by all ranks between two steps; raises where the run is to stop."""
     phases: Phases
     """Told which part of the training is going on."""
+    texts: Mapping[str, str] | None
+    """The examples' texts by id, where tables for people may show them."""
+    prediction_rows: int
+    """Trackers get the predictions of a test split that has no more examples than this."""
     reached: Callable[[int], None]
     """Called on rank 0 with the step of each checkpoint that is safe."""
     report: Report

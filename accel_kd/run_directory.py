@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -67,6 +68,19 @@ class RunDirectory:
     def profile(self) -> Path:
         """Where the time of the training went, if that was asked for."""
         return self.path / "profile"
+
+    @property
+    def fillings(self) -> Path:
+        """One JSON object for each attempt of this run at filling the store of its teacher's logits."""
+        return self.path / "cache" / "fillings.jsonl"
+
+    def read_fillings(self) -> list[dict[str, Any]]:
+        """The attempts at filling a store; none where the run filled none. A torn last line is passed over."""
+        attempts = []
+        with contextlib.suppress(OSError, ValueError):
+            for line in self.fillings.read_text(encoding="utf-8").splitlines():
+                attempts.append(json.loads(line))
+        return attempts
 
     @property
     def checkpoints(self) -> Path:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -97,6 +98,12 @@ def tokenise(
         return make()
     readers = [None if one is None else (one[0].name_or_path, tuple(one[1])) for one in (for_student, for_teacher)]
     return session.trial.kept.once("tokens", (what_makes_data(session.config), readers), make)
+
+
+def cut_texts(splits: Mapping[str, TokenisedSplit]) -> dict[str, Any]:
+    """An entry of a summary: how many texts of each split were longer than the student reads, where that is known."""
+    known = {name: split.student.num_cut for name, split in splits.items() if split.student.num_cut is not None}
+    return {"num_cut_texts": known} if known else {}
 
 
 def resident_device(data: DataConfig, name: str, num_bytes: int, device: torch.device) -> torch.device | None:

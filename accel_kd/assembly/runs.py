@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from accel_kd.objectives import WeightedSum
 from accel_kd.run_directory import RunDirectory
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.tracking import (
+    ArtifactRecord,
     CompositeTracker,
     JobType,
     JsonlTracker,
@@ -30,6 +31,11 @@ from accel_kd.tracking import (
 from accel_kd.training.loop import LoopSettings, ask_nobody
 from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
+
+_LAST_ROWS_SECONDS = 10.0
+_UPLOAD_SECONDS = 300.0
+"""How long the end of a run waits for W&B: rows are soon sent, a model's files are not. A run that is asked to stop
+waits as long where W&B is away, and wandb takes no other limit once a run is open; hence not longer."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,9 @@ def model_run(
     held_out: HeldOut,
     budget: Budget,
     facts: Mapping[str, Any],
+    inputs: Sequence[ArtifactRecord] = (),
 ) -> ModelRun:
-    """One model's training; `facts` are further entries of its summary."""
+    """One model's training; `facts` are further entries of its summary, `inputs` what it is made from."""
     config = session.config
     metric = config.evaluation.metric
     part = "student" if job_type == "distill" else job_type
@@ -98,12 +105,14 @@ def model_run(
         step_mode=training.step_mode,
         first_token_only=training.first_token_only and not objective.needs.hidden_states,
         seed=training.seed,
-        record=run_record(session, job_type),
+        record=run_record(session, job_type, inputs),
         tracker=tracker_of(session, directory),
         bar=config.run.progress,
         facts=facts,
         check_stop=session.attempt.stop.check,
         phases=_phases(session, directory),
+        texts=session.data.texts_by_id() if config.tracking.texts else None,
+        prediction_rows=config.tracking.prediction_rows,
         reached=lambda step: session.attempt.status.reached(part, step, budget.steps),
         report=session.trial.report if session.trial and job_type == "distill" else ask_nobody,
     )
@@ -160,13 +169,20 @@ def tracker_of(session: Session, directory: RunDirectory) -> Tracker:
     if section.mode == "disabled":
         return jsonl
     wandb = WandbTracker(
-        section.mode, section.project, section.entity, directory.path, directory.wandb_run_id, directory.metrics
+        section.mode,
+        section.project,
+        section.entity,
+        directory.path,
+        directory.wandb_run_id,
+        directory.metrics,
+        artifacts=section.artifacts,
+        finish_timeout_seconds=_UPLOAD_SECONDS if section.artifacts == "model" else _LAST_ROWS_SECONDS,
     )
     return CompositeTracker([jsonl, wandb])
 
 
-def run_record(session: Session, job_type: JobType) -> RunRecord:
-    """What is known of one model's run before it starts."""
+def run_record(session: Session, job_type: JobType, inputs: Sequence[ArtifactRecord] = ()) -> RunRecord:
+    """What is known of one model's run before it starts; `inputs` is what it is made from."""
     section = session.config.tracking
     run_name = session.directory.path.name
     name = section.name or run_name
@@ -178,4 +194,5 @@ def run_record(session: Session, job_type: JobType) -> RunRecord:
         notes=section.notes,
         config=session.config.model_dump(mode="json"),
         environment=session.environment,
+        inputs=tuple(inputs),
     )

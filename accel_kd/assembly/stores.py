@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.data import pad_to
+from accel_kd.assembly.filling import measured_filling
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher, teacher_dtype
 from accel_kd.assembly.placement import teacher_placement
 from accel_kd.assembly.session import Session
@@ -206,8 +207,6 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         f"{num_bytes:,}",
     )
     on_main_rank(accelerator, lambda: refuse_lack_of_space(place.folder, num_bytes))
-    placement = teacher_placement(session, teacher, beside_student=False)
-    source = streaming_teacher(session, teacher, columns=None, placement=placement)
     settings = CaptureSettings(
         section.tokens_per_batch,
         accelerator.process_index,
@@ -217,18 +216,27 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
     )
     shards = [missing[part] for part in plan]
     there = len(place.rows) - len(missing)
-    capture(
-        source,
-        place.rows,
-        shards,
-        place.description,
-        place.encoding,
-        place.columns,
-        settings,
-        session.attempt.stop,
-        lambda num_rows: session.attempt.status.reached("cache", there + num_rows, len(place.rows)),
-        lambda work: on_every_rank(accelerator, work),
-    )
+    with measured_filling(session) as filling:
+
+        def reached(num_rows: int) -> None:
+            filling.num_rows = num_rows
+            session.attempt.status.reached("cache", there + num_rows, len(place.rows))
+
+        placement = teacher_placement(session, teacher, beside_student=False)
+        source = streaming_teacher(session, teacher, columns=None, placement=placement)
+        filling.teacher_is_ready()
+        capture(
+            source,
+            place.rows,
+            shards,
+            place.description,
+            place.encoding,
+            place.columns,
+            settings,
+            session.attempt.stop,
+            reached,
+            lambda work: on_every_rank(accelerator, work),
+        )
     del source
     release_memory()
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.data import resident_device
+from accel_kd.assembly.lineage import store_artifact
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
 from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.placement import teacher_placement
@@ -25,14 +26,18 @@ from accel_kd.distributed.collectives import on_every_rank, on_main_rank
 from accel_kd.logit_store.reader import StoreReader
 from accel_kd.logit_store.shard_builder import ShardBuilder
 from accel_kd.logit_store.writer import WriterLock, add_shard, finished_shards
+from accel_kd.models.weights_digest import weights_digest
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.cached import CachedTeacher
 from accel_kd.teachers.placement import release_memory
 from accel_kd.teachers.resident import ResidentTeacher, has_one_position_each, resident_bytes
 from accel_kd.teachers.streaming import STEADY_ROWS
 from accel_kd.teachers.write_through import ScoringTeacher, WriteThroughTeacher
+from accel_kd.tracking import ArtifactRecord
 
 logger = logging.getLogger(__name__)
+
+_WEIGHTS = "teacher/weights_sha256"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class TeacherForRun:
     splits: dict[str, TokenisedSplit]
     facts: dict[str, Any]
     finish: Callable[[], None]
+    store: ArtifactRecord | None = None
+    """The store that the signal comes from, where it is whole before the training begins."""
 
 
 def teacher_for_run(
@@ -72,7 +79,9 @@ def teacher_for_run(
         min_rows, layers = min(held_at_once, STEADY_ROWS), objective(session.config.objective).needs.hidden_states
         placement = teacher_placement(session, teacher, beside_student=True)
         streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, layers, placement=placement)
-        return TeacherForRun(streaming, streaming.without_hidden_states(), splits, {}, lambda: None)
+        sha256 = on_main_rank(session.accelerator, lambda: weights_digest(teacher.checkpoint))
+        facts = {_WEIGHTS: sha256}
+        return TeacherForRun(streaming, streaming.without_hidden_states(), splits, facts, lambda: None)
     served = served_splits(session, splits)
     place, numbered = locate_store(session, teacher, shape, tokenizer, served)
     splits = {**splits, **numbered}
@@ -101,7 +110,8 @@ def _cached(
         placement = teacher_placement(session, teacher, beside_student=False)
         scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
     training = _stored(session, place, splits["train"], reader, places)
-    return TeacherForRun(training, scoring, splits, _facts(place, reader), lambda: None)
+    store = store_artifact(place.folder, reader.manifest)
+    return TeacherForRun(training, scoring, splits, _facts(place, reader), lambda: None, store)
 
 
 def _stored(
@@ -187,7 +197,8 @@ def _write_through(
     scoring: TeacherSource = ScoringTeacher(source)
     if not keeps_all:
         scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
-    return TeacherForRun(source, scoring, splits, {"store/path": str(place.folder)}, finish)
+    facts = {"store/path": str(place.folder), _WEIGHTS: place.description.identity["teacher"]["weights"]}
+    return TeacherForRun(source, scoring, splits, facts, finish)
 
 
 def _look_over_what_is_there(place: StorePlace, reader: StoreReader) -> None:
@@ -212,4 +223,5 @@ def _facts(place: StorePlace, reader: StoreReader) -> dict[str, Any]:
     receipt = reader.manifest.receipt
     named = ("num_bytes", "bytes_per_position", "mass_kept_mean", "kl_mean", "kl_max", "argmax_agreement")
     facts = {f"store/{name}": receipt[name] for name in named if name in receipt}
+    facts[_WEIGHTS] = place.description.identity["teacher"]["weights"]
     return {"store/path": str(place.folder), "store/fingerprint": place.description.fingerprint, **facts}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel_kd.comparison.compared import ComparedSetting, PairedDifference, Predictions, Verdict
-from accel_kd.comparison.paired_statistics import discordant_rows, mcnemar_p_value, paired_interval
+from accel_kd.comparison.paired_statistics import discordant_rows, paired_interval
+from accel_kd.metrics.paired import mcnemar_p_value
 
 
 def paired_differences(

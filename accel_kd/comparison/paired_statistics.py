@@ -70,15 +70,6 @@ def discordant_rows(baseline: NDArray[np.bool_], other: NDArray[np.bool_]) -> tu
     return int(only_baseline.sum()), int(only_other.sum())
 
 
-def mcnemar_p_value(only_baseline: int, only_other: int) -> float:
-    """The exact two-sided p-value that two models are equally often right (McNemar 1947): among the rows that one
-    alone has right each is as likely the one's as the other's."""
-    from scipy.stats import binomtest
-
-    discordant = only_baseline + only_other
-    return float(binomtest(only_other, discordant, 0.5).pvalue) if discordant else 1.0
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values, in the order given, adjusted for there being several (Holm 1979, "A simple sequentially rejective
     multiple test procedure")."""

@@ -156,6 +156,12 @@ class TrackingConfig(Section):
     """Steps between two writes of the log; each step has its row all the same."""
     texts: bool = False
     """W&B tables of examples show their texts too."""
+    artifacts: Literal["none", "references", "model"] = "references"
+    """What W&B gets of data, teacher, store and student, for its lineage graph: `references`: place, digest and figures
+    of each; `model`: the files of models that were trained too, for which the end of a run waits up to 5 minutes;
+    `none`: nothing."""
+    prediction_rows: Annotated[Integer, Field(ge=0)] = 10_000
+    """W&B gets the predictions of the test split, without texts, where it has no more examples than this; 0: never."""
 
 
 class RunSection(Section):

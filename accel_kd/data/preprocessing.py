@@ -63,6 +63,8 @@ class TokenisedTexts:
 
     features: Mapping[str, Ragged]
     padding: Mapping[str, int]
+    num_cut: int | None = None
+    """How many of the texts were longer, and cut; None where the tokenizer does not tell, or of a part of them."""
 
     def take(self, rows: NDArray[np.int64]) -> TokenisedTexts:
         """The texts at `rows`."""
@@ -191,12 +193,16 @@ def tokenise(
     empty = [row for row, tokens in enumerate(encoded["input_ids"]) if not tokens]
     if empty:
         raise UserError(f"data.text: the example {examples.ids[empty[0]]} has no tokens: {examples.texts[empty[0]]!r}")
+    num_cut = None
+    if encoded.is_fast:
+        longest = (row for row, tokens in enumerate(encoded["input_ids"]) if len(tokens) == max_length)
+        num_cut = sum(bool(encoded.encodings[row].overflowing) for row in longest)
     names = [name for name in tokenizer.model_input_names if name in input_names and name in encoded]
     padding = dict.fromkeys(names, 0)
     padding["input_ids"] = tokenizer.pad_token_id
     if "token_type_ids" in padding:
         padding["token_type_ids"] = tokenizer.pad_token_type_id
-    return TokenisedTexts({name: Ragged.of(encoded[name]) for name in names}, padding)
+    return TokenisedTexts({name: Ragged.of(encoded[name]) for name in names}, padding, num_cut)
 
 
 def tokenise_split(

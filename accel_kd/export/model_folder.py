@@ -1,14 +1,19 @@
-"""Writes a model with its tokenizer so that it appears whole or not at all, and reads its weights back."""
+"""Writes a model with its tokenizer so that it appears whole or not at all, reads its weights back, and names it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accel_kd.models.loading import Checkpoint
+from accel_kd.models.weights_digest import weights_digest
+from accel_kd.tracking import ArtifactRecord
 
 
 def write_model(
@@ -36,3 +41,14 @@ def read_weights(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
     exported = type(model).from_pretrained(folder, dtype=torch.float32)
     weights: dict[str, Tensor] = exported.state_dict()
     return weights
+
+
+def weights_sha256(folder: Path) -> str:
+    """The digest by which a store, and whoever gets the model, knows its weights again."""
+    return weights_digest(Checkpoint(str(folder), "the exported model"))
+
+
+def model_artifact(name: str, folder: Path, sha256: str, metadata: Mapping[str, Any]) -> ArtifactRecord:
+    """What trackers call the model at `folder`, whose weights have the digest `sha256`."""
+    place = str(folder.resolve())
+    return ArtifactRecord(name, "model", location=place, digest=sha256, metadata=dict(metadata), folder=place)

@@ -12,12 +12,24 @@ from accel_kd.metrics.scored_rows import ScoredRows
 
 
 def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> None:
-    """One row an example: `id`, `label`, `argmax`, `confidence`, `loss` (cross-entropy, nats), `teacher_argmax` and
-    `teacher_kl` (KL(teacher || student), nats; both null without a teacher), and the names of the label and of the
-    prediction."""
+    """Puts `predictions_table` into a file, which is there whole or not at all."""
+    table = predictions_table(ids, rows, label_names)
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def predictions_table(ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> pa.Table:
+    """One row an example, in the split's order: `id`, `label`, `argmax`, `confidence`, `loss` (cross-entropy, nats),
+    `teacher_argmax` and `teacher_kl` (KL(teacher || student), nats; both null without a teacher), and the names of the
+    label and of the prediction.
+
+    Raises:
+        ArrowInvalid: there are not as many ids as rows.
+    """
     no_teacher = rows.teacher_argmax is None or rows.teacher_kl is None
-    table = pa.table(
+    return pa.table(
         {
             "id": list(ids),
             "label": pa.array(rows.labels, pa.int32()),
@@ -32,6 +44,3 @@ def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_na
             "argmax_name": [label_names[number] for number in rows.argmax],
         }
     )
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-JobType = Literal["teacher", "cache", "control", "distill", "search"]
+JobType = Literal["teacher", "cache", "control", "distill", "search", "benchmark"]
 """What the run trains: the teacher itself, the student without a teacher, or the student from the teacher, alone or
-as a trial of a search; `cache` puts the teacher's logits into a store."""
+as a trial of a search; `cache` puts the teacher's logits into a store; `benchmark` measures."""
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """Something that a run reads or makes, named so that other runs which read or make the same name it alike."""
+
+    name: str
+    """The name that all versions of it share."""
+    type: Literal["dataset", "teacher-logits", "model"]
+    location: str
+    """Where it lies: a path, a Hub address or `package:NAME/FOLDER`."""
+    digest: str
+    """Of its content, wherever it lies: another digest is another version."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What is known of it, of JSON types only."""
+    folder: str | None = None
+    """Files that may be sent along, if that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class RunRecord:
     """The whole resolved config, nested, of JSON types only."""
     environment: dict[str, Any]
     """What `describe_environment` returned."""
+    inputs: tuple[ArtifactRecord, ...] = ()
+    """What the run is made from: data, the teacher or its logits."""
 
 
 class RunStatus(StrEnum):
@@ -72,6 +91,20 @@ class Tracker(Protocol):
         """Record a table of text and numbers, one list a row."""
         ...
 
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table of what the run has in a file of its own anyway, to people; a record need not repeat it."""
+        ...
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        """Draw a matrix of labels `[n]` against predictions `[n]`, both indexing `label_names`; likewise for people."""
+        ...
+
+    def produced(self, artifact: ArtifactRecord) -> None:
+        """Record what the run made."""
+        ...
+
     def flush(self) -> None:
         """Make what was logged durable; called before each checkpoint that counts on it."""
         ...
@@ -94,6 +127,17 @@ class NullTracker:
         """Do nothing."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Do nothing."""
+
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Do nothing."""
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        """Do nothing."""
+
+    def produced(self, artifact: ArtifactRecord) -> None:
         """Do nothing."""
 
     def flush(self) -> None:
@@ -134,6 +178,23 @@ class CompositeTracker:
         """Record the table in each. Raises what a tracker raises."""
         for tracker in self._trackers:
             tracker.table(name, columns, rows)
+
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show the table in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.show(name, columns, rows)
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        """Draw the matrix in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.show_confusions(name, labels, argmax, label_names)
+
+    def produced(self, artifact: ArtifactRecord) -> None:
+        """Record the artifact in each. Raises what a tracker raises."""
+        for tracker in self._trackers:
+            tracker.produced(artifact)
 
     def flush(self) -> None:
         """Flush each. Raises what a tracker raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -43,6 +44,16 @@ def first_rows(path: Path, num_rows: int) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         rows = (json.loads(line) for line in file if line.startswith(_ROW))
         yield from itertools.islice(rows, num_rows)
+
+
+def starts_of(path: Path) -> list[dict[str, Any]]:
+    """What each attempt at the run said when it began, in their order; empty where there is no file."""
+    starts = []
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for line in file:
+            if line.startswith(_OF_ATTEMPTS[0]) and _is_complete(line):
+                starts.append(json.loads(line)["run"])
+    return starts
 
 
 def keep_rows(path: Path, num_rows: int) -> int:

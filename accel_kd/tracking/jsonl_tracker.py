@@ -1,11 +1,12 @@
 """The record of a run: a file of JSON lines that is always written, and that comparisons read.
 
-A line is one of five objects, told apart by a key that only it has:
+A line is one of six objects, told apart by a key that only it has:
 
-    {"run": {...}}             one for each attempt, so a resumed run has several
+    {"run": {...}}             one for each attempt, so a resumed run has several; with what it is made from (`inputs`)
     {"step": 7, "train/loss": 0.5, ...}
     {"summary": {...}}
     {"table": "name", "columns": [...], "rows": [[...], ...]}
+    {"produced": {...}}        what the run made, by name, place and digest
     {"status": "finished"}     the end of an attempt, unless its process was killed
 
 A resumed run logs the rows after its checkpoint again: those of the attempt before are cut off, so that each row is
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from accel_kd.errors import RunFailure, UserError
-from accel_kd.tracking.base import RunRecord, RunStatus
+from accel_kd.tracking.base import ArtifactRecord, RunRecord, RunStatus
 from accel_kd.tracking.jsonl_file import keep_rows, lines_of
 
 _logger = logging.getLogger(__name__)
@@ -73,6 +74,18 @@ class JsonlTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append a table. Raises as `log` does."""
         self._append({"table": name, "columns": list(columns), "rows": [list(row) for row in rows]})
+
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Do nothing: the run has these rows in a file beside this one."""
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        """Do nothing: they follow from the predictions, which lie in a file beside this one."""
+
+    def produced(self, artifact: ArtifactRecord) -> None:
+        """Append what the run made. Raises as `log` does."""
+        self._append({"produced": dataclasses.asdict(artifact)})
 
     def flush(self) -> None:
         """Wait until the disk has the file. Raises `RunFailure` if it does not take it."""

@@ -10,6 +10,7 @@ wandb's protocol buffers. wandb keeps no module of its own to read them.
 from __future__ import annotations
 
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ class Part:
     @property
     def _marker(self) -> Path:
         return self.file.with_name(self.file.name + ".synced")
+
+
+def prove_writable(directory: Path) -> None:
+    """Raise `OSError` unless wandb can write here: left to itself, it goes on in the system's temporary folder."""
+    own_folder = directory / "wandb"
+    own_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=own_folder):
+        pass
 
 
 def parts_of(directory: Path, run_id: str) -> list[Part]:

@@ -15,17 +15,17 @@ import logging
 import math
 import os
 import shlex
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from accel_kd.errors import EXIT_FAILURE, EXIT_STOPPED, EXIT_SUCCESS, UserError
-from accel_kd.tracking.base import RunRecord, RunStatus
+from accel_kd.tracking.base import ArtifactRecord, RunRecord, RunStatus
 from accel_kd.tracking.jsonl_file import first_rows
+from accel_kd.tracking.wandb_artifacts import ArtifactChoice, publish
 from accel_kd.tracking.wandb_errors import ADVICE_FOR_ONLINE, explain, is_without_answer, reason
-from accel_kd.tracking.wandb_files import parts_of, take_stock
+from accel_kd.tracking.wandb_files import parts_of, prove_writable, take_stock
 from accel_kd.tracking.wandb_mode import ChosenMode, WandbMode, choose_mode, find_credentials
 from accel_kd.tracking.wandb_rows import HeldRows, RowMirror
 from accel_kd.tracking.wandb_run_id import load_or_create_run_id
@@ -39,6 +39,8 @@ _EXIT_CODES = {
     RunStatus.FINISHED: EXIT_SUCCESS, RunStatus.FAILED: EXIT_FAILURE, RunStatus.STOPPED: EXIT_STOPPED,
     RunStatus.PRUNED: EXIT_SUCCESS,
 }  # fmt: skip
+_MOST_CLASSES_DRAWN = 40
+"""A matrix of more has cells that no one can read, and a table of their number squared."""
 
 
 class WandbTracker:
@@ -61,6 +63,7 @@ class WandbTracker:
         run_id_file: Path,
         metrics_file: Path,
         *,
+        artifacts: ArtifactChoice = "references",
         init_timeout_seconds: float = 15.0,
         finish_timeout_seconds: float = 10.0,
     ) -> None:
@@ -70,11 +73,12 @@ class WandbTracker:
         self._directory = directory
         self._run_id_file = run_id_file
         self._metrics_file = metrics_file
+        self._artifacts: ArtifactChoice = artifacts
         self._init_timeout_seconds = init_timeout_seconds
         self._finish_timeout_seconds = finish_timeout_seconds
         self._run: wandb.Run | None = None
         self._rows = RowMirror(HeldRows(), self._send)
-        self._tables: dict[str, wandb.Table] = {}
+        self._tables: dict[str, Any] = {}
         self._credentials: str | None = None
         self._has_warned = False
 
@@ -105,6 +109,8 @@ class WandbTracker:
         self._rows = RowMirror(held, self._send)
         with self._training_goes_on():
             self._rows.go_on_at(num_rows, lambda: first_rows(self._metrics_file, num_rows))
+        for artifact in run.inputs:
+            self._publish(artifact, is_input=True)
 
     def log(self, metrics: Mapping[str, float | int], step: int) -> None:
         """Queue one row unless W&B has it; raises nothing. A failure is logged once and the row is lost here."""
@@ -128,6 +134,26 @@ class WandbTracker:
 
                 data = [list(row) for row in rows]
                 self._tables[name] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """As `table`."""
+        self.table(name, columns, rows)
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        """Queue a confusion matrix, as a table is queued, where it has no more classes than can be read."""
+        with self._training_goes_on():
+            if self._run is not None and len(label_names) <= _MOST_CLASSES_DRAWN:
+                from wandb.plot import confusion_matrix
+
+                self._tables[name] = confusion_matrix(
+                    y_true=list(labels), preds=list(argmax), class_names=list(label_names), title=name
+                )
+
+    def produced(self, artifact: ArtifactRecord) -> None:
+        """Queue what the run made; raises nothing."""
+        self._publish(artifact, is_input=False)
 
     def flush(self) -> None:
         """Do nothing: wandb writes when it likes, and what it loses is sent again from the JSON lines."""
@@ -155,6 +181,11 @@ class WandbTracker:
                     self._finish_timeout_seconds,
                     Path(run.dir).parent,
                 )
+
+    def _publish(self, artifact: ArtifactRecord, *, is_input: bool) -> None:
+        with self._training_goes_on():
+            if self._run is not None:
+                publish(self._run, artifact, self._artifacts, is_input=is_input)
 
     def _send(self, row: Mapping[str, Any], index: int) -> None:
         if self._run is None:
@@ -192,7 +223,7 @@ class WandbTracker:
                 f"{chosen.origin}: W&B cannot start: there is no key in WANDB_API_KEY or in the netrc file, where "
                 f"`wandb login` saves one. {ADVICE_FOR_ONLINE}"
             )
-        _prove_writable(self._directory)
+        prove_writable(self._directory)
         run_id = load_or_create_run_id(self._run_id_file)
         earlier_parts = parts_of(self._directory, run_id)
         held = HeldRows.of(take_stock(earlier_parts)) if chosen.mode == "offline" else HeldRows()
@@ -261,14 +292,6 @@ class WandbTracker:
             if not self._has_warned:
                 self._has_warned = True
                 _logger.warning(
-                    "W&B misses rows from here on; the JSON lines have them all (%s).",
+                    "W&B misses part of this run from here on; the run's own files have it all (%s).",
                     reason(error, self._credentials),
                 )
-
-
-def _prove_writable(directory: Path) -> None:
-    """Raise `OSError` unless wandb can write here: left to itself, it goes on in the system's temporary folder."""
-    own_folder = directory / "wandb"
-    own_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=own_folder):
-        pass

@@ -15,6 +15,7 @@ from transformers import pipeline
 
 from tests.support.processes import accel_kd, accelerate_launch, run, step_rows, succeeded, summary
 from tests.support.tiny import LABELS, write_data, write_model
+from tests.support.wandb_runs import table_of
 
 
 def _recipe(data: Path, teacher: Path, directory: Path, *overrides: str) -> list[str]:
@@ -133,6 +134,22 @@ def test_predictions_agree_with_the_accuracy(finished: tuple[Path, str]) -> None
         table = pq.read_table(finished[0] / "predictions" / f"{split}.parquet").to_pydict()
         correct = sum(a == b for a, b in zip(table["label_name"], table["argmax_name"], strict=True))
         assert correct / len(table["id"]) == pytest.approx(summary(finished[0])[f"{prefix}/accuracy"], abs=1e-12)
+
+
+def test_wandb_has_each_prediction_and_the_way_from_the_data_to_the_student(finished: tuple[Path, str]) -> None:
+    directory = finished[0]
+    [file] = directory.glob("wandb/offline-run-*/*.wandb")
+    assert table_of(file, "predictions/test") == pq.read_table(directory / "predictions" / "test.parquet").to_pylist()
+    digests = {}
+    for part in ("teacher", "control", "."):
+        lines = [json.loads(line) for line in (directory / part / "metrics.jsonl").read_text().splitlines()]
+        [begun] = [line["run"] for line in lines if "run" in line]
+        [made] = [line["produced"] for line in lines if "produced" in line]
+        digests[begun["job_type"]] = ([read["digest"] for read in begun["inputs"]], made["digest"])
+        assert made["digest"] == summary(directory / part)["weights_sha256"]
+    [of_data], of_teacher = digests["teacher"]
+    assert digests["control"][0] == [of_data]
+    assert digests["distill"][0] == [of_data, of_teacher]
 
 
 def test_the_card_says_what_the_summary_says(finished: tuple[Path, str]) -> None:

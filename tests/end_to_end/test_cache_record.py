@@ -33,7 +33,15 @@ def test_a_store_is_told_once_and_again_when_it_has_grown(tmp_path: Path) -> Non
     told = (record / "metrics.jsonl").read_bytes()
     parts = sorted(record.glob("wandb/offline-run-*"))
     assert len(parts) == 1
-    assert [next(iter(json.loads(line))) for line in told.splitlines()] == ["run", "summary", "table", "status"]
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert [next(iter(line)) for line in lines] == ["run", "table", "produced", "summary", "status"]
+    assert lines[0]["run"]["job_type"] == "cache"
+    assert [artifact["type"] for artifact in lines[0]["run"]["inputs"]] == ["dataset", "model"]
+    figures = lines[3]["summary"]
+    assert lines[2]["produced"]["metadata"]["fingerprint"] == figures["store/fingerprint"]
+    assert figures["perf/rows_filled"] == figures["store/num_rows"] == 53
+    assert figures["perf/rows_per_second"] > 0 and 0 < figures["perf/seconds"] < 100
+    assert figures["perf/device_hours"] == figures["perf/seconds"] / 3600
 
     succeeded(accel_kd(*command, "validation"))
     assert (record / "metrics.jsonl").read_bytes() == told
@@ -41,6 +49,6 @@ def test_a_store_is_told_once_and_again_when_it_has_grown(tmp_path: Path) -> Non
 
     succeeded(accel_kd(*command, "validation,test"))
     lines = [json.loads(line) for line in (record / "metrics.jsonl").read_text().splitlines()]
-    assert [next(iter(line)) for line in lines] == ["run", "status", "run", "summary", "table", "status"]
-    assert lines[3]["summary"]["store/num_rows"] == 53 + 61
+    assert [next(iter(line)) for line in lines] == ["run", "status", "run", "table", "produced", "summary", "status"]
+    assert lines[5]["summary"]["store/num_rows"] == lines[5]["summary"]["perf/rows_filled"] == 53 + 61
     assert len(sorted(record.glob("wandb/offline-run-*"))) == 2

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from accel_kd.tracking import RunRecord
+from accel_kd.tracking import ArtifactRecord, RunRecord
 from accel_kd.tracking.wandb_files import parts_of, read_records
 
 RUN = RunRecord(
@@ -29,7 +29,7 @@ RUN = RunRecord(
 _ATTEMPT = """
 import json, logging, os, signal, sys, time
 from pathlib import Path
-from accel_kd.tracking import CompositeTracker, JsonlTracker, RunRecord, RunStatus, WandbTracker
+from accel_kd.tracking import ArtifactRecord, CompositeTracker, JsonlTracker, RunRecord, RunStatus, WandbTracker
 
 plan = json.loads(sys.argv[1])
 logging.basicConfig(filename=plan["log_file"], level=logging.INFO)
@@ -39,7 +39,8 @@ tracker = CompositeTracker([JsonlTracker(paths["metrics_file"]), wandb_tracker])
 result = {}
 began = time.monotonic()
 try:
-    tracker.start(RunRecord(**{**plan["run"], "tags": tuple(plan["run"]["tags"])}), plan["num_rows"])
+    inputs = tuple(ArtifactRecord(**artifact) for artifact in plan["inputs"])
+    tracker.start(RunRecord(**{**plan["run"], "tags": tuple(plan["run"]["tags"]), "inputs": inputs}), plan["num_rows"])
     for index in range(plan["num_rows"], plan["end"]):
         step = 10 * (index + 1)
         more = {f"more/{number}": step + number / 7 for number in range(plan["num_more"])}
@@ -81,6 +82,7 @@ def attempt(
     after_first_row: str = "",
     before_end: str = "",
     jsonl: bool = True,
+    inputs: Sequence[ArtifactRecord] = (),
     before: str = "",
     **tracker: Any,
 ) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def attempt(
     plan = {
         "tracker": {**defaults, **tracker},
         "run": dataclasses.asdict(RUN),
+        "inputs": [dataclasses.asdict(artifact) for artifact in inputs],
         "num_rows": num_rows,
         "end": end,
         "num_more": num_more,
@@ -148,6 +151,13 @@ def history_of(file: Path) -> list[dict[str, Any]]:
         for record, _ in read_records(file)
         if record.HasField("history")
     ]
+
+
+def table_of(file: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a table that a run holds under `name`, read from where its own record says that they lie."""
+    [where] = [row[f"{name}.path"] for row in history_of(file) if f"{name}.path" in row]
+    content = json.loads((file.parent / "files" / where).read_text())
+    return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
 def records_of(run_file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -25,6 +25,12 @@ class SentRun:
     """Rows by their place in the file of the history, as wandb numbers them."""
     exit_codes: list[int] = field(default_factory=list)
     is_preempting: bool = False
+    created: dict[str, str] = field(default_factory=dict)
+    """Names of the artifacts that it sent and committed, with their types."""
+    files_of: dict[str, list[str]] = field(default_factory=dict)
+    """The files that it asked to upload, by the name of the artifact, over all runs of the server."""
+    used: list[str] = field(default_factory=list)
+    """Names of the artifacts that it declared as its inputs."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -75,7 +81,42 @@ class _Handler(BaseHTTPRequestHandler):
             url = f"http://{self.headers['host']}/upload"
             files = [{"name": name, "uploadUrl": url} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if answer := self.data_of_artifacts(query, variables):
+            return answer
         return {"model": None}
+
+    def data_of_artifacts(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
+        """What wandb is answered as it creates, fills, commits and uses artifacts, whose ids are their names here."""
+        given = variables.get("input", variables)
+        upload = {
+            "uploadUrl": f"http://{self.headers['host']}/upload",
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+        }
+        for mutation in ("createArtifactManifest", "updateArtifactManifest"):
+            if f"{mutation}(" in query:
+                manifest = {"id": variables.get("artifactID", "m"), "file": {"id": "f", **upload}}
+                return {mutation: {"artifactManifest": manifest}}
+        if "createArtifactFiles(" in query:
+            nodes = []
+            for file in given["artifactFiles"]:
+                id, name = file["artifactID"], file["name"]
+                for run in self.runs.values():
+                    run.files_of.setdefault(id, []).append(name)
+                nodes.append({"id": "f", "name": name, "storagePath": name, "artifact": {"id": id}, **upload})
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if "createArtifact(" in query:
+            name = given["artifactCollectionName"]
+            if given["runName"] is not None:  # else nobody's output: a run declares it as its input later on
+                self.runs[given["runName"]].created[name] = given["artifactTypeName"]
+            sequence = {"id": name, "latestArtifact": None}
+            return {"createArtifact": {"artifact": {"id": name, "state": "PENDING", "artifactSequence": sequence}}}
+        if "commitArtifact(" in query:
+            return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
+        if "useArtifact(" in query:
+            self.runs[given["runName"]].used.append(given["artifactID"])
+            return {"useArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+        return None
 
     @staticmethod
     def resumable(name: str, run: SentRun) -> dict[str, Any]:

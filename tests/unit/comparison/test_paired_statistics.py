@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accel_kd.comparison.paired_statistics import discordant_rows, holm, mcnemar_p_value, paired_interval
+from accel_kd.comparison.paired_statistics import discordant_rows, holm, paired_interval
+from accel_kd.metrics.paired import mcnemar_p_value
 
 _DRAWS = 1000
 _ERROR = 3 * math.sqrt(0.95 * 0.05 / _DRAWS)

@@ -99,6 +99,13 @@ def test_a_tokenizer_that_was_saved_with_padding_and_truncation_switched_on_obey
     assert split.lengths.tolist() == [5, 4, 3, 7]
 
 
+@pytest.mark.parametrize(("max_length", "num_cut"), [(7, 0), (6, 1), (5, 1), (4, 2), (3, 3)])
+def test_texts_that_were_cut_are_counted_and_those_that_just_fit_are_not(max_length: int, num_cut: int) -> None:
+    lengths = split_for(examples()).lengths.tolist()
+    assert lengths == [5, 4, 3, 7]
+    assert split_for(examples(), max_length=max_length).student.num_cut == num_cut
+
+
 def test_texts_are_cut_to_max_length_with_their_last_special_token() -> None:
     split = split_for(examples(), max_length=4)
     assert split.lengths.tolist() == [4, 4, 3, 4]

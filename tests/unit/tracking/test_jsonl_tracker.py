@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.tracking import (
+    ArtifactRecord,
     CompositeTracker,
     JsonlTracker,
     NullTracker,
@@ -32,6 +34,7 @@ RUN = RunRecord(
     config={"objective": {"temperature": 2.0}},
     environment={"python": "3.11"},
 )
+MODEL = ArtifactRecord("student", "model", "/runs/student", "cd", {"test/accuracy": 0.5}, folder="/runs/student")
 
 
 def started(path: Path, num_rows: int = 0) -> JsonlTracker:
@@ -68,6 +71,22 @@ def test_a_finished_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert record.run["tags"] == ["kl", "small"]
     assert record.summary == {"best/accuracy": 0.95, "final/accuracy": 0.94}
     assert record.status is RunStatus.FINISHED
+
+
+def test_what_a_run_is_made_from_and_what_it_made_is_in_the_record_and_pictures_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    data = ArtifactRecord("data-clinc150", "dataset", "/data", "ab", {"examples": {"train": 5}})
+    tracker.start(dataclasses.replace(RUN, inputs=(data,)))
+    tracker.show("predictions/test", ["id"], [["a"]])
+    tracker.show_confusions("test/confusions", [0], [0], ["a"])
+    tracker.produced(MODEL)
+    tracker.finish(RunStatus.FINISHED)
+    begun, produced, _ = lines_of(path)
+    assert kinds_of(path) == ["run", "produced", "status"]
+    assert [ArtifactRecord(**artifact) for artifact in begun["run"]["inputs"]] == [data]
+    assert ArtifactRecord(**produced["produced"]) == MODEL
+    assert read_record(path).rows == []
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
@@ -300,6 +319,17 @@ class Recorder:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self.note(f"table {name}")
 
+    def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.note(f"show {name}")
+
+    def show_confusions(
+        self, name: str, labels: Sequence[int], argmax: Sequence[int], label_names: Sequence[str]
+    ) -> None:
+        self.note(f"show_confusions {name}")
+
+    def produced(self, artifact: ArtifactRecord) -> None:
+        self.note(f"produced {artifact.name}")
+
     def finish(self, status: RunStatus) -> None:
         self.note(f"finish {status}")
 
@@ -312,9 +342,13 @@ def test_a_composite_passes_every_call_on_to_each() -> None:
     tracker.flush()
     tracker.summarise({"best/accuracy": 1.0})
     tracker.table("rows", ["id"], [["a"]])
+    tracker.show("predictions", ["id"], [["a"]])
+    tracker.show_confusions("confusions", [0], [0], ["a"])
+    tracker.produced(MODEL)
     tracker.finish(RunStatus.STOPPED)
+    shown = ["table rows", "show predictions", "show_confusions confusions", "produced student"]
     for part in parts:
-        assert part.calls == ["start student 7", "log 3", "flush", "summarise", "table rows", "finish stopped"]
+        assert part.calls == ["start student 7", "log 3", "flush", "summarise", *shown, "finish stopped"]
 
 
 def test_a_failed_start_closes_what_was_started_as_failed() -> None:

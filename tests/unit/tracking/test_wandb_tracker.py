@@ -265,7 +265,7 @@ def test_a_wandb_process_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
     result = attempt(tmp_path, after_first_row=kill, finish_timeout_seconds=2)
     assert result["error"] is None
     assert result["seconds_to_finish"] < 15
-    assert log_of(tmp_path).count("W&B misses rows") == 1, "said once, not at every row"
+    assert log_of(tmp_path).count("W&B misses part of this run") == 1, "said once, not at every row"
 
 
 @pytest.mark.parametrize(
