@@ -13,6 +13,7 @@ from typing import NoReturn
 from accel_kd import (
     __version__,
     benchmark_command,
+    export_command,
     plan_command,
     status_command,
     store_commands,
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     status_command.add_parser(commands)
     verify_command.add_parser(commands)
     benchmark_command.add_parser(commands)
+    export_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accel_kd.whole_folder import whole_folder
 
 
 def write_model(
@@ -18,16 +19,9 @@ def write_model(
 
     `weights` are the model's whole state dict, of which it may hold a slice itself.
     """
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=dict(weights))
-    tokenizer.save_pretrained(temporary)
-    former = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        folder.rename(former)
-    temporary.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=dict(weights))
+        tokenizer.save_pretrained(temporary)
 
 
 def read_weights(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
