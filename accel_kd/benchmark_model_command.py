@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -60,4 +62,9 @@ def _model(parsed: argparse.Namespace) -> str:
         parsed.paths, parsed.forms, parsed.split, parsed.with_teacher, parsed.device, parsed.threads, parsed.batch,
         parsed.queries, parsed.rounds, parsed.json,
     )  # fmt: skip
-    return as_text(benchmark_models(settings, config))
+    # The ordinary way out, on which processes are ended and what they wrote is removed.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return as_text(benchmark_models(settings, config))
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,12 +92,16 @@ class Form:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the advice of exporters off standard error: missing vision operators, axes that share a name, extensions
-    for other hardware, and the like. What goes wrong still comes as an exception."""
+    """Keeps what exporters print to themselves: missing vision operators, axes that share a name, extensions for other
+    hardware, the whole graph of a model that they refuse. What goes wrong still comes as an exception."""
     level = logging.root.manager.disable
-    logging.disable(max(level, logging.WARNING))
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -103,6 +109,9 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an exporter's exception says, in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'it gives no reason'}"
+    """What an exporter's exception comes from, in a line: the first of its causes says most."""
+    cause: BaseException = error
+    while (deeper := cause.__cause__) is not None:
+        cause = deeper
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:200] if lines else 'it gives no reason'}"

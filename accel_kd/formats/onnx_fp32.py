@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,7 @@ def write_graph(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress there
+        with quiet():
             program = torch.onnx.export(
                 _Logits(model, list(sample)).eval(),
                 tuple(sample.values()),

@@ -21,7 +21,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """As `Write`.
 
     Raises:
-        RunFailure: torchao refuses the model, or finds no linear layer in it (GPT-2 calls its own `Conv1D`).
+        RunFailure: torchao refuses the model, or finds no linear layer in it.
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="accel_kd-torchao-") as fp32:
         # Transformers quantises while it loads, and writes down how in `config.json`; so it is loaded from a folder.

@@ -137,8 +137,8 @@ def serve(job: Job, connection: Connection, log: str) -> None:
         # A collection would go over everything that was imported, in the midst of a query.
         gc.collect()
         gc.freeze()
-        connection.send(contestant.ready)
         try:
+            connection.send(contestant.ready)
             while True:
                 connection.send(contestant.turn(connection.recv()))
         except (EOFError, ConnectionError):  # the parent is done, or gone
