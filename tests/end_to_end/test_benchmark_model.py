@@ -61,7 +61,6 @@ def test_a_run_its_teacher_and_a_form_that_cannot_be_had(finished: Path, longfor
     summary = json.loads((finished / "summary.json").read_text())
     for (model, form), row in rows.items():
         assert all(row[figure] > 0 and len(row["rounds"][figure]) == 2 for figure in FIGURES), (model, form)
-        assert row["latency_mean"] > row["model_latency_mean"], "a text is tokenised on the way"
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
         assert (row["device"], row["threads"], row["batch_size"]) == ("cpu", 1, 8)
     assert (
