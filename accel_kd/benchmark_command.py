@@ -1,4 +1,4 @@
-"""The `benchmark` commands: the program beside what else one would run, on this machine."""
+"""The `benchmark` commands: the program beside what else one would run, and trained models, on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
+from accel_kd import benchmark_model_command
 from accel_kd.benchmark.command_line import count
 from accel_kd.config import load_recipe
 from accel_kd.errors import UserError
@@ -20,7 +21,9 @@ _MODES = ("eager", "compiled", "graphed")
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `benchmark` to the program's commands."""
-    benchmark = commands.add_parser("benchmark", help="measure the program beside its peers", description=__doc__)
+    benchmark = commands.add_parser(
+        "benchmark", help="measure training beside its peers, or trained models", description=__doc__
+    )
     kinds = benchmark.add_subparsers(required=True, metavar="KIND")
     train = kinds.add_parser(
         "train",
@@ -60,6 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--step-seconds", type=count, default=60, help="with --growth: leave out what takes longer; default: 60"
     )
     train.set_defaults(command=_train)
+    benchmark_model_command.add_parser(kinds, _names)
 
 
 def _train(parsed: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from accel_kd import (
     __version__,
     benchmark_command,
     compare_command,
+    export_command,
     plan_command,
     search_command,
     status_command,
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark_command.add_parser(commands)
     compare_command.add_parser(commands)
     search_command.add_parser(commands)
+    export_command.add_parser(commands)
 
     evaluate = commands.add_parser("evaluate", help="score a checkpoint", description=_evaluate.__doc__)
     evaluate.add_argument("model", help="folder of a model, Hub id, or package:NAME/FOLDER")

@@ -49,6 +49,11 @@ def _compare(parsed: argparse.Namespace) -> str:
         raise UserError("--group: is of a W&B project; add --wandb ENTITY/PROJECT")
     if parsed.wandb is not None and len([part for part in parsed.wandb.split("/") if part]) != 2:
         raise UserError(f"--wandb: {parsed.wandb!r} is not ENTITY/PROJECT")
+    for option, wanted in (("--html", parsed.html), ("--png", parsed.png)):
+        if wanted is not None:
+            from accel_kd.comparison.figures.style import refuse_figures
+
+            refuse_figures(option)
     from accel_kd.comparison.comparison import compare
     from accel_kd.comparison.tables import comparison_text
 

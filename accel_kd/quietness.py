@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 
@@ -12,3 +13,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Where torchao is installed, Transformers imports it for every model: it warns of its kernels for other hardware,
+    # and torch of an enumeration in it.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)

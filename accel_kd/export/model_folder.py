@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from accel_kd.models.loading import Checkpoint
 from accel_kd.models.weights_digest import weights_digest
 from accel_kd.tracking import ArtifactRecord
+from accel_kd.whole_folder import whole_folder
 
 
 def write_model(
@@ -23,16 +23,9 @@ def write_model(
 
     `weights` are the model's whole state dict, of which it may hold a slice itself.
     """
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=dict(weights))
-    tokenizer.save_pretrained(temporary)
-    former = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        folder.rename(former)
-    temporary.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=dict(weights))
+        tokenizer.save_pretrained(temporary)
 
 
 def read_weights(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:

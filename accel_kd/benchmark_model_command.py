@@ -1,0 +1,70 @@
+"""The `benchmark model` command: trained models beside one another, in the forms in which they can be deployed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from accel_kd.benchmark.command_line import count
+from accel_kd.config import load_recipe
+from accel_kd.errors import UserError
+from accel_kd.heavy_imports import heavy_imports
+from accel_kd.quietness import quieten_libraries
+
+_DEFAULT_FORMS = ["torch", "compiled", "torchao-int8", "onnx", "onnx-int8"]
+
+
+def add_parser(kinds: argparse._SubParsersAction[Any], names: Callable[[str], list[str]]) -> None:
+    """Adds `model` to what can be benchmarked; `names` reads a list with commas."""
+    model = kinds.add_parser(
+        "model",
+        help="accuracy, latency, throughput and size of trained models",
+        description=_model.__doc__,
+        epilog="Results of a run directory are also kept in its model_benchmark.json. Further forms: torch-bf16, "
+        "torchao-int8-compiled.",
+    )
+    model.add_argument("paths", nargs="+", metavar="PATH", help="a run directory; or a model's folder or Hub id")
+    model.add_argument("--recipe", help="whose data to score on; default: that of the first run directory")
+    model.add_argument("--with-teacher", action="store_true", help="measure the teacher of each run directory too")
+    model.add_argument("--split", default="test", choices=["train", "validation", "test"], help="default: test")
+    model.add_argument("--forms", type=names, default=_DEFAULT_FORMS, help=f"default: {','.join(_DEFAULT_FORMS)}")
+    model.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu")
+    model.add_argument("--threads", type=count, default=1, help="of each process, on the CPU; default: 1")
+    model.add_argument("--batch", type=count, default=32, help="examples a batch, for throughput; default: 32")
+    model.add_argument("--queries", type=count, default=200, help="of the split, for latencies; default: 200")
+    model.add_argument("--rounds", type=count, default=3, help="in which all take turns; default: 3")
+    model.add_argument("--json", metavar="FILE", help="write all rows into this file too")
+    model.add_argument(
+        "--set", action="append", default=[], metavar="key=value", dest="settings",
+        help="a setting that replaces the recipe's; may be repeated",
+    )  # fmt: skip
+    model.set_defaults(command=_model)
+
+
+def _model(parsed: argparse.Namespace) -> str:
+    """Measures trained models in several forms, each in a process of its own, in turns: accuracy with its interval,
+    latency of single queries, throughput in batches, size on the disk."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("benchmark: it starts its processes itself; call it without accelerate launch or torchrun")
+    if parsed.settings and parsed.recipe is None:
+        raise UserError(f"--set: {parsed.settings[0]!r} replaces a setting of a recipe; name that with --recipe")
+    config = None if parsed.recipe is None else load_recipe(parsed.recipe, parsed.settings)
+    quieten_libraries()
+    with heavy_imports():
+        from accel_kd.model_benchmark.benchmark import Settings, benchmark_models
+        from accel_kd.model_benchmark.report import as_text
+
+    settings = Settings(
+        parsed.paths, parsed.forms, parsed.split, parsed.with_teacher, parsed.device, parsed.threads, parsed.batch,
+        parsed.queries, parsed.rounds, parsed.json,
+    )  # fmt: skip
+    # The ordinary way out, on which processes are ended and what they wrote is removed.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return as_text(benchmark_models(settings, config))
+    finally:
+        signal.signal(signal.SIGTERM, before)

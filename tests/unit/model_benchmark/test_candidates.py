@@ -1,0 +1,68 @@
+"""Which models a command line names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from accel_kd.config import load_recipe
+from accel_kd.config.load import to_yaml
+from accel_kd.errors import UserError
+from accel_kd.model_benchmark.candidates import find_candidates
+
+MakeRun = Callable[..., str]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(name: str, *, tuned: bool = False, finished: bool = True) -> str:
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        config = load_recipe("demo", [] if tuned else ["teacher.model=shared/teacher", "teacher.finetune=null"])
+        (run / "config.yaml").write_text(to_yaml(config))
+        if finished:
+            (run / "summary.json").write_text("{}")
+        if tuned:
+            (run / "teacher").mkdir()
+            (run / "teacher" / "summary.json").write_text("{}")
+        return str(run)
+
+    return make
+
+
+def test_a_run_is_its_student_and_where_asked_its_teacher_before_it(make_run: MakeRun) -> None:
+    run = make_run("a", tuned=True)
+    [student], config = find_candidates([run], None, with_teacher=False)
+    assert (student.name, student.checkpoint.name) == ("a", f"{run}/student") and str(student.run.path) == run  # type: ignore[union-attr]
+    assert config.data.out_of_scope == "oos", "the run's own recipe"
+    teacher, again = find_candidates([run], None, with_teacher=True)[0]
+    assert (teacher.name, teacher.checkpoint.name, teacher.run) == ("teacher of a", f"{run}/teacher/model", None)
+    assert again == student
+
+
+def test_a_teacher_that_runs_share_is_measured_once(make_run: MakeRun) -> None:
+    found, _ = find_candidates([make_run("a"), make_run("b")], None, with_teacher=True)
+    assert [candidate.name for candidate in found] == ["teacher of a", "a", "b"]
+    assert found[0].checkpoint.name == "shared/teacher"
+
+
+def test_names_are_as_short_as_they_may_be(make_run: MakeRun) -> None:
+    same = [make_run("x/run"), make_run("y/run")]
+    assert [candidate.name for candidate in find_candidates(same, None, with_teacher=False)[0]] == same
+
+
+def test_what_cannot_be_measured_is_a_line(make_run: MakeRun, tmp_path: Path) -> None:
+    config = load_recipe("demo")
+    for paths, given, said in (
+        (["models/a"], None, "--recipe: 'models/a' is no run directory; name the recipe"),
+        ([make_run("unfinished", finished=False)], None, "holds a run that is not finished"),
+        (["models/a", "models/a"], config, "'models/a' is named twice"),
+    ):
+        with pytest.raises(UserError, match=said):
+            find_candidates(paths, given, with_teacher=False)
+    (tmp_path / "export.json").write_text(json.dumps({"form": "onnx"}))
+    with pytest.raises(UserError, match=r"is an export \(onnx\); name the model, of which --forms makes all"):
+        find_candidates([str(tmp_path)], config, with_teacher=False)
