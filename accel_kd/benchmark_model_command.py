@@ -7,13 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel_kd.benchmark.command_line import count
 from accel_kd.config import load_recipe
 from accel_kd.errors import UserError
 from accel_kd.heavy_imports import heavy_imports
 from accel_kd.quietness import quieten_libraries
+
+if TYPE_CHECKING:
+    from accel_kd.model_benchmark.benchmark import Benchmark
 
 _DEFAULT_FORMS = ["torch", "compiled", "torchao-int8", "onnx", "onnx-int8"]
 
@@ -38,6 +41,7 @@ def add_parser(kinds: argparse._SubParsersAction[Any], names: Callable[[str], li
     model.add_argument("--queries", type=count, default=200, help="of the split, for latencies; default: 200")
     model.add_argument("--rounds", type=count, default=3, help="in which all take turns; default: 3")
     model.add_argument("--json", metavar="FILE", help="write all rows into this file too")
+    model.add_argument("--plot", metavar="FILE.png", help="draw accuracy against latency, the size as area")
     model.add_argument(
         "--set", action="append", default=[], metavar="key=value", dest="settings",
         help="a setting that replaces the recipe's; may be repeated",
@@ -54,7 +58,11 @@ def _model(parsed: argparse.Namespace) -> str:
         raise UserError(f"--set: {parsed.settings[0]!r} replaces a setting of a recipe; name that with --recipe")
     config = None if parsed.recipe is None else load_recipe(parsed.recipe, parsed.settings)
     quieten_libraries()
-    with heavy_imports():
+    if parsed.plot is not None:
+        from accel_kd.benchmark.plots import refuse_plot
+
+        refuse_plot(parsed.plot)
+    with heavy_imports(with_torchao=any("torchao" in form for form in parsed.forms)):
         from accel_kd.model_benchmark.benchmark import Settings, benchmark_models
         from accel_kd.model_benchmark.report import as_text
 
@@ -65,6 +73,37 @@ def _model(parsed: argparse.Namespace) -> str:
     # The ordinary way out, on which processes are ended and what they wrote is removed.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        return as_text(benchmark_models(settings, config))
+        found = benchmark_models(settings, config)
+        if parsed.plot is not None:
+            _plot(found, parsed.plot)
+        return as_text(found)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _plot(found: Benchmark, file: str) -> None:
+    """A bubble a row, named by its model alone where there is one form, and by its form alone where there is one model.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from accel_kd.benchmark.plots import save_plot
+    from accel_kd.comparison.figures.accuracy_latency import Bubble, accuracy_against_latency
+    from accel_kd.comparison.figures.style import series_colours
+
+    rows = [row for row in found.rows if "refused" not in row]
+    models, forms = ({row[name] for row in rows} for name in ("model", "form"))
+    bubbles = [
+        Bubble(
+            row["model"] if len(models) > 1 else row["form"],
+            row["form"] if len(models) > 1 and len(forms) > 1 else "",
+            row["latency_p50"],
+            row["accuracy"],
+            row["megabytes"],
+        )
+        for row in rows
+    ]
+    threads = rows[0]["threads"]
+    where = f"one query with its tokenising, p50, {rows[0]['device']}, {threads} thread{'s' * (threads > 1)}"
+    colours = series_colours(bubble.name for bubble in bubbles)
+    save_plot(accuracy_against_latency(bubbles, colours, where), file)

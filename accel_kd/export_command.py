@@ -54,7 +54,7 @@ def _export(parsed: argparse.Namespace) -> str:
         raise UserError(f"{parsed.overrides[0]}: overrides a recipe; name it with --recipe")
     config = None if parsed.recipe is None else load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    with heavy_imports():
+    with heavy_imports(with_torchao=parsed.to == "torchao-int8"):
         from accel_kd.export_model import Request, export_model
 
     request = Request(

@@ -21,7 +21,7 @@ def refuse_plot(file: str) -> None:
     from matplotlib.figure import Figure
 
     trial = Path(file).with_name(f".trial-{Path(file).name}")  # an earlier picture stays until there is a new one
-    _save(Figure(), str(trial))
+    save_plot(Figure(), str(trial))
     trial.unlink()
 
 
@@ -50,10 +50,15 @@ def plot_speeds(figures: Sequence[Figures], where: Mapping[str, Any], file: str)
     axes.set_xlabel(f"examples/s: {rounds}\nx: over the {PEER}'s of the same round")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(_title(where), fontsize="medium", x=0.01, ha="left")
-    _save(drawing, file)
+    save_plot(drawing, file)
 
 
-def _save(drawing: Any, file: str) -> None:
+def save_plot(drawing: Any, file: str) -> None:
+    """Writes a figure into `file`.
+
+    Raises:
+        UserError: it cannot be written, or not in the format that its ending says.
+    """
     try:
         drawing.savefig(file, dpi=150)
     except (OSError, ValueError) as error:

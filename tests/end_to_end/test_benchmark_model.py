@@ -47,8 +47,11 @@ def longformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_its_teacher_and_a_form_that_cannot_be_had(finished: Path, longformer: Path, tmp_path: Path) -> None:
     rows_file = tmp_path / "rows.json"
+    picture = tmp_path / "bubbles.png"
     sizes = ["--rounds", "2", "--queries", "20", "--batch", "8", "--forms", "torch,onnx", "--json", rows_file]
+    sizes += ["--plot", picture]
     done = succeeded(accel_kd("benchmark", "model", finished, longformer, "--with-teacher", *sizes))
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
     written = json.loads(rows_file.read_text())
     rows = {(row["model"], row["form"]): row for row in written["rows"]}
     assert list(rows) == [
