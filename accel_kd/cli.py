@@ -32,7 +32,7 @@ from accel_kd.errors import (
     StopRequested,
     UserError,
 )
-from accel_kd.heavy_imports import heavy_imports, is_quantised_by_torchao
+from accel_kd.heavy_imports import heavy_imports, may_be_quantised_by_torchao
 from accel_kd.quietness import quieten_libraries
 
 _RECIPE_HELP = "name of a shipped recipe (see `accel-kd recipes`), or path of a YAML file"
@@ -168,7 +168,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     """Scores a checkpoint on one split of a recipe's data, with the metrics that training reports."""
     config: RunConfig = load_recipe(parsed.recipe, parsed.overrides)
     quieten_libraries()
-    with heavy_imports(with_torchao=is_quantised_by_torchao(parsed.model)):
+    with heavy_imports(with_torchao=may_be_quantised_by_torchao(parsed.model)):
         from accel_kd.evaluate_checkpoint import evaluate_checkpoint
 
     _say(evaluate_checkpoint(config, parsed.model, parsed.split, parsed.output))

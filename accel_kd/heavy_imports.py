@@ -31,12 +31,14 @@ def heavy_imports(*, with_torchao: bool = False) -> Iterator[None]:
             gc.enable()
 
 
-def is_quantised_by_torchao(model: str) -> bool:
-    """Whether `model` is a folder whose `config.json` says so; looked at before anything heavy is imported."""
-    with contextlib.suppress(OSError, ValueError):
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-        return bool(config.get("quantization_config", {}).get("quant_method") == "torchao")
-    return False
+def may_be_quantised_by_torchao(model: str) -> bool:
+    """Whether `model` is anything but a folder here whose `config.json` names no torchao; looked at before anything
+    heavy is imported."""
+    try:
+        config = json.loads((Path(model).expanduser() / "config.json").read_text(encoding="utf-8"))
+        return bool((config.get("quantization_config") or {}).get("quant_method") == "torchao")
+    except (OSError, ValueError, AttributeError):  # on the Hub, in a package, or to be refused in due course
+        return True
 
 
 @contextlib.contextmanager

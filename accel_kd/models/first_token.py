@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -52,21 +52,26 @@ def read_first_token_only(model: PreTrainedModel) -> bool:
     if not found:
         return False
     last = found[-1]
-    has_weights = not any(parameter.is_meta for parameter in model.parameters())
-    before = _logits_of_two_texts(model) if has_weights else None
-    last.forward = MethodType(_bert_layer if is_like_bert else _distilbert_layer, last)
-    if before is None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        _shorten(last, is_like_bert)
         return True
     try:
+        before = _logits_of_two_texts(model)
+        _shorten(last, is_like_bert)
         is_same = torch.allclose(
             _logits_of_two_texts(model), before, rtol=0.0,
             atol=_ROUNDING.get(model.dtype, 0.05) * (1.0 + float(before.abs().max())),
         )  # fmt: skip
-    except (AttributeError, RuntimeError, TypeError):  # it lacks a part that was expected, or wants other arguments
+    # It lacks a part that was expected, wants other arguments, or reads no text as long as these.
+    except (AttributeError, IndexError, RuntimeError, TypeError):
         is_same = False
     if not is_same:
-        del last.forward
+        vars(last).pop("forward", None)
     return is_same
+
+
+def _shorten(layer: nn.Module, is_like_bert: bool) -> None:
+    layer.forward = MethodType(_bert_layer if is_like_bert else _distilbert_layer, layer)
 
 
 def _bert_layer(
@@ -113,6 +118,8 @@ def _logits_of_two_texts(model: PreTrainedModel) -> Tensor:
     ids = torch.arange(14, device=device).view(2, 7) % model.config.vocab_size
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
-    logits: Tensor = model.eval()(input_ids=ids, attention_mask=mask).logits
-    model.train(was_training)
+    try:
+        logits: Tensor = model.eval()(input_ids=ids, attention_mask=mask).logits
+    finally:
+        model.train(was_training)
     return logits

@@ -17,6 +17,7 @@ from transformers import (
     ElectraConfig,
     ElectraForSequenceClassification,
     PreTrainedModel,
+    RobertaConfig,
     RobertaForSequenceClassification,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
@@ -124,6 +125,13 @@ def test_a_layer_without_the_parts_that_are_called_is_left_as_it_is() -> None:
     del self_attention.num_attention_heads
     assert not read_first_token_only(model)
     assert torch.equal(model(**batch).logits, before)
+
+
+def test_a_model_that_reads_shorter_texts_only_is_left_as_it_is() -> None:
+    few = {**_SHAPE, "max_position_embeddings": 6}
+    model = RobertaForSequenceClassification(RobertaConfig(**few)).train()
+    assert not read_first_token_only(model) and model.training
+    assert "forward" not in vars(layers(model)[-1])
 
 
 @pytest.mark.parametrize(
