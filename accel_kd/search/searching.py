@@ -230,7 +230,7 @@ class _Search:
         best = best_of(records, is_minimised=is_minimised(self._metric))
         finals: list[RunConfig] = []
         if best is not None:
-            finals = final_recipes(self._config, self._directory, best.settings)
+            finals = final_recipes(self._config, self._directory, best.number, best.settings)
             for recipe in finals:
                 self._run_final(recipe)
             left = on_main_rank(self._accelerator, lambda: [r for r in finals if not run_directory(r).is_finished])

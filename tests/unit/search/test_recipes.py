@@ -73,10 +73,11 @@ def test_settings_that_exclude_each_other_are_refused_by_the_rule_that_they_brea
 
 def test_the_best_settings_get_seeds_that_no_trial_had_and_the_control_that_the_recipe_wants() -> None:
     config = load_recipe("demo", ["search.final_seeds=2"])
-    first, second = final_recipes(config, DIRECTORY, {"training.epochs": 7})
+    first, second = final_recipes(config, DIRECTORY, 7, {"training.epochs": 7})
     assert (first.training.seed, second.training.seed) == (43, 44) and first.training.epochs == 7
-    assert first.run.control and first.run.directory == "/runs/demo-search/best-seed-43"
-    varied = final_recipes(config, DIRECTORY, {"training.seed": 5})
+    assert first.run.control and first.run.directory == "/runs/demo-search/best-trial-0007-seed-43"
+    assert first.tracking.name == "demo-search-best-trial-0007-seed-43"
+    varied = final_recipes(config, DIRECTORY, 7, {"training.seed": 5})
     assert [recipe.training.seed for recipe in varied] == [6, 7]
 
 
