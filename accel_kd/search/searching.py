@@ -35,8 +35,6 @@ from accel_kd.training.loop import ask_nobody
 
 logger = logging.getLogger(__name__)
 
-_MOST_FRUITLESS_ATTEMPTS = 3
-"""A trial that has failed as often in a row without a step more fails for good, whatever it was."""
 _MOST_WORKERS = 10_000
 
 
@@ -115,7 +113,7 @@ class _Search:
             self._note_progress(self._directory.shared)
         while True:
             self._attempt.stop.check_now()
-            assignment = on_main_rank(self._accelerator, self._next_trial)
+            assignment = on_main_rank(self._accelerator, lambda: self._shared_study.next_trial())
             if assignment is None:
                 break
             self._run_trial(assignment)
@@ -145,19 +143,6 @@ class _Search:
             }
         }  # fmt: skip
         self._study = SharedStudy(self._config, self._directory, what)
-
-    def _next_trial(self) -> Assignment | None:
-        """The next one that can be run at all."""
-        while (assignment := self._shared_study.next_trial()) is not None:
-            status = read_status(self._directory.trial(assignment.number).path)
-            if (
-                status is None
-                or status.state != "failed"
-                or status.attempts_without_progress < _MOST_FRUITLESS_ATTEMPTS
-            ):
-                break
-            self._shared_study.end_trial("failed", reason=status.reason)
-        return assignment
 
     def _run_trial(self, assignment: Assignment) -> None:
         """One trial to its end, which is noted; what is not the fault of its settings is raised."""
