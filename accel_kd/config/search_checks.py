@@ -29,7 +29,8 @@ _LARGEST_GRID = 100_000
 
 def check_search(config: RunConfig) -> None:
     """Raises `UserError` for the first thing in the `search` section that cannot be."""
-    _check_metric(config)
+    if config.search.metric is not None:
+        check_search_metric(config, config.search.metric)
     for name, tried in config.search.searched.items():
         _check_place(name)
         if isinstance(tried, RangeConfig):
@@ -93,10 +94,8 @@ def with_settings(recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str,
     return copy
 
 
-def _check_metric(config: RunConfig) -> None:
-    metric = config.search.metric
-    if metric is None:
-        return
+def check_search_metric(config: RunConfig, metric: str) -> None:
+    """Raises `UserError` where a run of `config` cannot be judged by `metric`."""
     evaluation = config.evaluation.model_copy(update={"metric": metric})
     try:
         check_metric(config.model_copy(update={"evaluation": evaluation}))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -197,10 +198,10 @@ class _Search:
         run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, self._report, self._kept))
         self._has_looked_at_store |= recipe.teacher.source == "cached"
         own = run_directory(recipe)
-        return float(on_main_rank(self._accelerator, lambda: own.read_summary()[f"eval/{self._metric}"]))
+        return float(on_main_rank(self._accelerator, lambda: _judged(own.read_summary(), f"eval/{self._metric}")))
 
     def _report(self, number: int, metrics: Mapping[str, float], steps_follow: bool) -> None:
-        value = metrics[self._metric]
+        value = _judged(metrics, self._metric)
         if on_main_rank(self._accelerator, lambda: self._shared_study.report(number, value, steps_follow)):
             raise TrialPruned(f"{self._metric} {value:.4f} at evaluation {number}")
 
@@ -252,5 +253,16 @@ class _Search:
 
 
 def _is_about(error: UserError, assignment: Assignment) -> bool:
+def _judged(metrics: Mapping[str, Any], name: str) -> Any:
+    """What a trial is judged by, `name` among its `metrics`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if name not in metrics:
+        raise UserError(f"search.metric: {name} is not among what a trial measures ({', '.join(sorted(metrics))})")
+    return metrics[name]
+
+
     """Whether the mistake is named by a setting that was tried: it is the trial's own then, and not the recipe's."""
     return any(str(error).startswith((f"{name}:", f"{name}.")) for name in assignment.settings)

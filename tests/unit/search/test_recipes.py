@@ -71,6 +71,13 @@ def test_settings_that_exclude_each_other_are_refused_by_the_rule_that_they_brea
         trial(load_recipe("demo"), objective__alpha=1.0)
 
 
+def test_a_trial_that_lacks_the_metric_of_the_search_is_refused() -> None:
+    config = load_recipe("demo", [*WHOLE, "search.metric=teacher_kl"])
+    assert trial(config, objective__alpha=0.9).evaluation.metric == "accuracy"
+    with pytest.raises(UserError, match="search.metric: teacher_kl compares with a teacher"):
+        trial(config, objective__alpha=1.0)
+
+
 def test_the_best_settings_get_seeds_that_no_trial_had_and_the_control_that_the_recipe_wants() -> None:
     config = load_recipe("demo", ["search.final_seeds=2"])
     first, second = final_recipes(config, DIRECTORY, 7, {"training.epochs": 7})
