@@ -111,6 +111,10 @@ def _check_place(name: str) -> None:
     path = name.split(".")
     if len(path) < 2:
         raise UserError(f"search.space.{name}: names no setting; write section.setting, as in training.epochs")
+    for length in range(2, len(path)):
+        within = ".".join(path[:length])
+        if _speaks_of_list(_field_type(within)):
+            raise UserError(f"search.space.{name}: leads into a list; search {within} as a whole, by choices of lists")
     if _field_type(name) is None:
         raise UserError(f"search.space.{name}: unknown{near_miss(path)}")
 
@@ -164,6 +168,10 @@ def _field_type(name: str) -> Any:
         if last in section.model_fields:
             return section.model_fields[last].annotation
     return None
+
+
+def _speaks_of_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list or any(map(_speaks_of_list, typing.get_args(annotation)))
 
 
 def _kinds(annotation: Any) -> set[Any]:
