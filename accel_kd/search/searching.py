@@ -75,12 +75,13 @@ def _open(directory: SearchDirectory, worker: str | None, until: ExitStack) -> R
             raise UserError(f"--worker: {worker} is at work already; choose another name") from error
         return own
     for number in range(1, _MOST_WORKERS):
-        claim = directory.claim(f"worker-{number}")
-        if claim is not None:
-            until.callback(claim.release)
-            own = directory.worker(str(number))
-            own.path.mkdir(parents=True, exist_ok=True)
-            return own
+        own = directory.worker(str(number))
+        own.path.mkdir(parents=True, exist_ok=True)
+        try:
+            until.enter_context(in_use(own))  # the same lock as of a name, which may be a number too
+        except UserError:
+            continue
+        return own
     raise UserError(f"search.directory: {directory.path} has {_MOST_WORKERS} processes at work")
 
 
@@ -252,7 +253,6 @@ class _Search:
         release_memory()
 
 
-def _is_about(error: UserError, assignment: Assignment) -> bool:
 def _judged(metrics: Mapping[str, Any], name: str) -> Any:
     """What a trial is judged by, `name` among its `metrics`.
 
@@ -264,5 +264,6 @@ def _judged(metrics: Mapping[str, Any], name: str) -> Any:
     return metrics[name]
 
 
+def _is_about(error: UserError, assignment: Assignment) -> bool:
     """Whether the mistake is named by a setting that was tried: it is the trial's own then, and not the recipe's."""
     return any(str(error).startswith((f"{name}:", f"{name}.")) for name in assignment.settings)
