@@ -68,12 +68,14 @@ def distill(config: RunConfig) -> dict[str, dict[str, Any]]:
 def run_recipe(config: RunConfig, accelerator: Accelerator, trial: Trial | None = None) -> dict[str, dict[str, Any]]:
     """As `distill`, on an accelerator that was started with this recipe's launch; `trial` where a search runs it.
 
+    A run of a search that is finished stays as it is: to be longer it would be another trial.
+
     Raises:
         TrialPruned: it is a trial that is not worth its further steps; otherwise as `distill`.
     """
     directory = run_directory(config)
     with ExitStack() as until:
-        state = on_main_rank(accelerator, lambda: open_run_directory(config, until))
+        state = on_main_rank(accelerator, lambda: open_run_directory(config, until, may_reopen=trial is None))
         if state is RunState.FINISHED:
             logger.info("%s holds this very run, finished: nothing to do", directory.path)
             on_main_rank(accelerator, lambda: StatusWriter(directory.path, "distill").ended("finished"))

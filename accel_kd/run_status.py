@@ -78,11 +78,12 @@ class StatusWriter:
 
     def begun(self) -> None:
         """The attempt has begun."""
-        self._write({})
+        self._write({"attempts_without_progress": self._fruitless})
 
     def reached(self, part: str, step: int, total_steps: int) -> None:
         """`step` steps of `part` are safe."""
-        self._write({"part": part, "step": step, "total_steps": total_steps})
+        fruitless = self._fruitless if (part, step) == self._began_at else 0
+        self._write({"part": part, "step": step, "total_steps": total_steps, "attempts_without_progress": fruitless})
 
     def ended(self, state: State, reason: str | None = None) -> None:
         """The attempt is over."""

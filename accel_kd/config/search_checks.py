@@ -29,7 +29,8 @@ _LARGEST_GRID = 100_000
 
 def check_search(config: RunConfig) -> None:
     """Raises `UserError` for the first thing in the `search` section that cannot be."""
-    _check_metric(config)
+    if config.search.metric is not None:
+        check_search_metric(config, config.search.metric)
     for name, tried in config.search.searched.items():
         _check_place(name)
         if isinstance(tried, RangeConfig):
@@ -93,10 +94,8 @@ def with_settings(recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str,
     return copy
 
 
-def _check_metric(config: RunConfig) -> None:
-    metric = config.search.metric
-    if metric is None:
-        return
+def check_search_metric(config: RunConfig, metric: str) -> None:
+    """Raises `UserError` where a run of `config` cannot be judged by `metric`."""
     evaluation = config.evaluation.model_copy(update={"metric": metric})
     try:
         check_metric(config.model_copy(update={"evaluation": evaluation}))
@@ -112,6 +111,10 @@ def _check_place(name: str) -> None:
     path = name.split(".")
     if len(path) < 2:
         raise UserError(f"search.space.{name}: names no setting; write section.setting, as in training.epochs")
+    for length in range(2, len(path)):
+        within = ".".join(path[:length])
+        if _speaks_of_list(_field_type(within)):
+            raise UserError(f"search.space.{name}: leads into a list; search {within} as a whole, by choices of lists")
     if _field_type(name) is None:
         raise UserError(f"search.space.{name}: unknown{near_miss(path)}")
 
@@ -165,6 +168,10 @@ def _field_type(name: str) -> Any:
         if last in section.model_fields:
             return section.model_fields[last].annotation
     return None
+
+
+def _speaks_of_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list or any(map(_speaks_of_list, typing.get_args(annotation)))
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -59,9 +59,9 @@ class SearchDirectory:
         """The run of a trial, counted from 0."""
         return RunDirectory(self.path / f"trial-{number:04}")
 
-    def final(self, seed: int) -> RunDirectory:
-        """The run of the best settings with that seed."""
-        return RunDirectory(self.path / f"best-seed-{seed}")
+    def final(self, number: int, seed: int) -> RunDirectory:
+        """The run of the settings of trial `number`, when it is the best, with that seed."""
+        return RunDirectory(self.path / f"best-trial-{number:04}-seed-{seed}")
 
     def worker(self, name: str) -> RunDirectory:
         """Where a process says how it goes: `status.json`, and `stop` to ask it to stop."""

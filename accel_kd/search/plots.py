@@ -116,7 +116,7 @@ def _on_axis(value: Any) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Under a temporary name first: another process may draw the same."""
+    """Under a temporary name first: a picture is seen whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
     temporary.replace(path)

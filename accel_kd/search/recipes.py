@@ -11,7 +11,7 @@ from accel_kd.config.checks import check, needs_teacher_signal
 from accel_kd.config.mistakes import explain
 from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.config.schema import RunConfig
-from accel_kd.config.search_checks import with_settings
+from accel_kd.config.search_checks import check_search_metric, with_settings
 from accel_kd.errors import UserError
 from accel_kd.run_directory import RunDirectory
 from accel_kd.search.directory import SearchDirectory
@@ -44,26 +44,35 @@ def trial_recipe(
         look_at_store: whether the stored answers are compared with the teacher's; once for each process will do.
 
     Raises:
-        UserError: the recipe with these settings contradicts itself.
+        UserError: the recipe with these settings contradicts itself, or cannot be judged by `search.metric`.
     """
     name = f"{directory.name}-trial-{number:04}"
     recipe = _plain(config, directory.trial(number), name, directory, ("search", "trial"))
     recipe["run"]["control"] = False
     if not look_at_store:
         recipe["teacher"]["store"]["canary_rows"] = 0
-    return _checked(_with_teacher(config, directory, with_settings(recipe, dict(settings))))
+    trial = _checked(_with_teacher(config, directory, with_settings(recipe, dict(settings))))
+    check_search_metric(trial, config.search.metric or trial.evaluation.metric)
+    return trial
 
 
-def final_recipes(config: RunConfig, directory: SearchDirectory, settings: Mapping[str, Any]) -> list[RunConfig]:
-    """The best `settings` with as many further seeds as are asked for."""
-    return [_final(config, directory, settings, number + 1) for number in range(config.search.final_seeds)]
+def final_recipes(
+    config: RunConfig, directory: SearchDirectory, number: int, settings: Mapping[str, Any]
+) -> list[RunConfig]:
+    """The `settings` of trial `number`, the best, with as many further seeds as are asked for.
+
+    Each is a run of that trial: where more trials bring other best settings, these are trained beside it.
+    """
+    return [_final(config, directory, number, settings, 1 + place) for place in range(config.search.final_seeds)]
 
 
-def _final(config: RunConfig, directory: SearchDirectory, settings: Mapping[str, Any], number: int) -> RunConfig:
-    """The best settings with a seed that no trial had, `number` after theirs, which was chosen with them."""
-    seed = int(settings.get("training.seed", config.training.seed)) + number
-    name = f"{directory.name}-best-seed-{seed}"
-    recipe = _plain(config, directory.final(seed), name, directory, ("search", "best"))
+def _final(
+    config: RunConfig, directory: SearchDirectory, number: int, settings: Mapping[str, Any], after: int
+) -> RunConfig:
+    """The best settings with a seed that no trial had, so many `after` theirs, which was chosen with them."""
+    seed = int(settings.get("training.seed", config.training.seed)) + after
+    own = directory.final(number, seed)
+    recipe = _plain(config, own, f"{directory.name}-{own.path.name}", directory, ("search", "best"))
     return _checked(_with_teacher(config, directory, with_settings(recipe, {**settings, "training.seed": seed})))
 
 

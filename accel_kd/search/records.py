@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-REASON, SECONDS = "reason", "seconds"
+REASON, SECONDS, FRUITLESS = "reason", "seconds", "fruitless"
 """What is noted of a trial beside its values."""
 
 Ending = Literal["complete", "pruned", "failed"]

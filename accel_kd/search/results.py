@@ -54,7 +54,7 @@ def write_results(
     best: TrialRecord | None,
     finals: Sequence[RunConfig],
 ) -> str:
-    """Writes `search.json`, `search.md`, `best.yaml` and the pictures.
+    """Writes `search.json`, `search.md`, `best.yaml` and the pictures, after whichever process is writing them.
 
     Args:
         config: the recipe of the search.
@@ -66,6 +66,21 @@ def write_results(
     Returns:
         The results for people.
     """
+    claim = directory.claim("results", wait=True)
+    assert claim is not None, "it was waited for"
+    try:
+        return _write(config, directory, shared, best, finals)
+    finally:
+        claim.release()
+
+
+def _write(
+    config: RunConfig,
+    directory: SearchDirectory,
+    shared: SharedStudy,
+    best: TrialRecord | None,
+    finals: Sequence[RunConfig],
+) -> str:
     records = shared.records()
     metric = config.search.metric or config.evaluation.metric
     shares = importances(shared.study, records)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -35,8 +36,6 @@ from accel_kd.training.loop import ask_nobody
 
 logger = logging.getLogger(__name__)
 
-_MOST_FRUITLESS_ATTEMPTS = 3
-"""A trial that has failed as often in a row without a step more fails for good, whatever it was."""
 _MOST_WORKERS = 10_000
 
 
@@ -76,12 +75,13 @@ def _open(directory: SearchDirectory, worker: str | None, until: ExitStack) -> R
             raise UserError(f"--worker: {worker} is at work already; choose another name") from error
         return own
     for number in range(1, _MOST_WORKERS):
-        claim = directory.claim(f"worker-{number}")
-        if claim is not None:
-            until.callback(claim.release)
-            own = directory.worker(str(number))
-            own.path.mkdir(parents=True, exist_ok=True)
-            return own
+        own = directory.worker(str(number))
+        own.path.mkdir(parents=True, exist_ok=True)
+        try:
+            until.enter_context(in_use(own))  # the same lock as of a name, which may be a number too
+        except UserError:
+            continue
+        return own
     raise UserError(f"search.directory: {directory.path} has {_MOST_WORKERS} processes at work")
 
 
@@ -115,7 +115,7 @@ class _Search:
             self._note_progress(self._directory.shared)
         while True:
             self._attempt.stop.check_now()
-            assignment = on_main_rank(self._accelerator, self._next_trial)
+            assignment = on_main_rank(self._accelerator, lambda: self._shared_study.next_trial())
             if assignment is None:
                 break
             self._run_trial(assignment)
@@ -145,19 +145,6 @@ class _Search:
             }
         }  # fmt: skip
         self._study = SharedStudy(self._config, self._directory, what)
-
-    def _next_trial(self) -> Assignment | None:
-        """The next one that can be run at all."""
-        while (assignment := self._shared_study.next_trial()) is not None:
-            status = read_status(self._directory.trial(assignment.number).path)
-            if (
-                status is None
-                or status.state != "failed"
-                or status.attempts_without_progress < _MOST_FRUITLESS_ATTEMPTS
-            ):
-                break
-            self._shared_study.end_trial("failed", reason=status.reason)
-        return assignment
 
     def _run_trial(self, assignment: Assignment) -> None:
         """One trial to its end, which is noted; what is not the fault of its settings is raised."""
@@ -212,10 +199,10 @@ class _Search:
         run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, self._report, self._kept))
         self._has_looked_at_store |= recipe.teacher.source == "cached"
         own = run_directory(recipe)
-        return float(on_main_rank(self._accelerator, lambda: own.read_summary()[f"eval/{self._metric}"]))
+        return float(on_main_rank(self._accelerator, lambda: _judged(own.read_summary(), f"eval/{self._metric}")))
 
     def _report(self, number: int, metrics: Mapping[str, float], steps_follow: bool) -> None:
-        value = metrics[self._metric]
+        value = _judged(metrics, self._metric)
         if on_main_rank(self._accelerator, lambda: self._shared_study.report(number, value, steps_follow)):
             raise TrialPruned(f"{self._metric} {value:.4f} at evaluation {number}")
 
@@ -230,7 +217,7 @@ class _Search:
         best = best_of(records, is_minimised=is_minimised(self._metric))
         finals: list[RunConfig] = []
         if best is not None:
-            finals = final_recipes(self._config, self._directory, best.settings)
+            finals = final_recipes(self._config, self._directory, best.number, best.settings)
             for recipe in finals:
                 self._run_final(recipe)
             left = on_main_rank(self._accelerator, lambda: [r for r in finals if not run_directory(r).is_finished])
@@ -264,6 +251,17 @@ class _Search:
                 self._note_progress(own)
         self._accelerator.free_memory()
         release_memory()
+
+
+def _judged(metrics: Mapping[str, Any], name: str) -> Any:
+    """What a trial is judged by, `name` among its `metrics`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if name not in metrics:
+        raise UserError(f"search.metric: {name} is not among what a trial measures ({', '.join(sorted(metrics))})")
+    return metrics[name]
 
 
 def _is_about(error: UserError, assignment: Assignment) -> bool:

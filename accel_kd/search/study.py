@@ -1,9 +1,5 @@
 """One study that many processes work at, by a journal in a file that they all append to.
 
-Of the two locks that Optuna has for such a file this is the one that creates a file exclusively. Where the answer of a
-network file system is lost and the request sent again, NFS (from version 3, of 1995) knows an exclusive file for the
-sender's own, and a link for someone else's: that lock would be waited for until it counts as forgotten, half a minute.
-
 A trial belongs to the process that holds the claim of its number. A trial that is going on and whose claim nobody holds
 has lost its process, and is taken up again by the next one that looks for work.
 """
@@ -14,12 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from accel_kd.config.schema import RunConfig
@@ -27,13 +20,17 @@ from accel_kd.config.search_checks import grid_size
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.metrics.direction import is_minimised
 from accel_kd.run_directory import differing
+from accel_kd.run_status import read_status
 from accel_kd.search.directory import Claim, SearchDirectory
-from accel_kd.search.records import REASON, SECONDS, STATES, Ending, TrialRecord, record_of
+from accel_kd.search.journal import failures_told, open_journal
+from accel_kd.search.records import FRUITLESS, REASON, SECONDS, STATES, Ending, TrialRecord, record_of
 from accel_kd.search.samplers import pruner, sampler
 from accel_kd.search.space import choose_settings, settings_of
 
 _NAME = "search"
 _IDENTITY = "identity"
+_MOST_FRUITLESS_ATTEMPTS = 3
+"""A trial whose processes came to an end as often in a row without a step more fails for good, whatever it was."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +91,45 @@ class SharedStudy:
         """A trial for this process: one whose process is gone, else a new one; None where there are no more.
 
         Raises:
-            RunFailure: more trials failed than may.
+            RunFailure: more trials failed than may, or the journal cannot be read or written.
         """
-        with self._alone():
-            trials = self._study.get_trials(deepcopy=False)
-            self._refuse_failures(trials)
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and (taken := self._taken_up(trial)) is not None:
-                    return taken
-            if len(trials) >= self.num_trials:
-                return None
-            return self._begun()
+        with failures_told(self._directory.journal), self._alone():
+            while (assignment := self._taken_up_or_begun()) is not None:
+                reason = self._given_up(assignment.number) if assignment.is_taken_up else None
+                if reason is None:
+                    return assignment
+                self.end_trial("failed", reason=reason)
+            return None
+
+    def _taken_up_or_begun(self) -> Assignment | None:
+        trials = self._study.get_trials(deepcopy=False)
+        self._refuse_failures(trials)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and (taken := self._taken_up(trial)) is not None:
+                return taken
+        return None if len(trials) >= self.num_trials else self._begun()
+
+    def _given_up(self, number: int) -> str | None:
+        """Why the trial at hand, taken up, is not to be tried once more; None where it is.
+
+        Counted with the trial itself: a process that is killed (for its memory, say) leaves no word of how it went.
+        """
+        assert self._trial is not None, "there is no trial at hand"
+        status = read_status(self._directory.trial(number).path)
+        reached = ["", 0] if status is None else [status.part, status.step]
+        before, count = self._trial.user_attrs.get(FRUITLESS, (["", 0], 0))
+        if reached != before:
+            count = 0
+        elif status is None or status.state != "stopped":  # who was asked to stop might have got further
+            count += 1
+        self._trial.set_user_attr(FRUITLESS, (reached, count))
+        if count < _MOST_FRUITLESS_ATTEMPTS:
+            return None
+        if status is not None and status.state == "failed" and status.reason is not None:
+            return status.reason
+        return (
+            f"its process was gone {count} times in a row at step {reached[1]}, without a word (killed for its memory?)"
+        )
 
     @property
     def num_trials(self) -> int:
@@ -117,25 +142,41 @@ class SharedStudy:
 
         Returns:
             Whether its further steps are not worth taking; never where there are none.
+
+        Raises:
+            RunFailure: the journal cannot be read or written.
         """
         assert self._trial is not None, "there is no trial at hand"
-        if number not in self._study.get_trials(deepcopy=False)[self._trial.number].intermediate_values:
-            self._trial.report(value, number)
-        return steps_follow and bool(self._trial.should_prune())
+        with failures_told(self._directory.journal):
+            if number not in self._study.get_trials(deepcopy=False)[self._trial.number].intermediate_values:
+                self._trial.report(value, number)
+            return steps_follow and bool(self._trial.should_prune())
 
     def end_trial(self, outcome: Ending, value: float | None = None, reason: str | None = None) -> None:
-        """Notes how the trial at hand ended."""
+        """Notes how the trial at hand ended.
+
+        Raises:
+            RunFailure: the journal cannot be read or written.
+        """
         assert self._trial is not None, "there is no trial at hand"
-        if reason is not None:
-            self._trial.set_user_attr(REASON, reason)
-        self._note_seconds()
-        self._study.tell(self._trial, value if outcome == "complete" else None, state=STATES[outcome])
+        with failures_told(self._directory.journal):
+            if reason is not None:
+                self._trial.set_user_attr(REASON, reason)
+            self._note_seconds()
+            self._study.tell(self._trial, value if outcome == "complete" else None, state=STATES[outcome])
         self._let_go()
 
     def leave_trial(self) -> None:
-        """Leaves the trial at hand to whoever comes next."""
-        self._note_seconds()
-        self._let_go()
+        """Leaves the trial at hand to whoever comes next.
+
+        Raises:
+            RunFailure: the journal cannot be read or written; the trial is left all the same.
+        """
+        try:
+            with failures_told(self._directory.journal):
+                self._note_seconds()
+        finally:
+            self._let_go()
 
     def _note_seconds(self) -> None:
         assert self._trial is not None, "there is no trial at hand"
@@ -206,28 +247,12 @@ class SharedStudy:
             claim.release()
 
     def _open(self) -> optuna.Study:
-        file = str(self._directory.journal)
-        lock = JournalFileOpenLock(file)
+        file = self._directory.journal
         try:
-            _mend_torn_line(self._directory.journal, lock)
-            storage = JournalStorage(JournalFileBackend(file, lock))
+            storage = open_journal(file)
             return optuna.create_study(
                 storage=storage, study_name=_NAME, load_if_exists=True, pruner=pruner(self._config),
                 direction="minimize" if self.is_minimised else "maximize",
             )  # fmt: skip
         except (ValueError, KeyError, OSError) as error:
             raise UserError(f"search.directory: {file} cannot be read: {error}; choose another") from error
-
-
-def _mend_torn_line(journal: Path, lock: JournalFileOpenLock) -> None:
-    """Takes away the end of a line that a process was killed over: the next one would be written behind it."""
-    if not journal.is_file():
-        return
-    lock.acquire()
-    try:
-        content = journal.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with journal.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()

@@ -33,20 +33,30 @@ def write_sweep(config: RunConfig, recipe: str, overrides: Sequence[str], file: 
         What is to be done with it.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: each run of the sweep would fine-tune a teacher of its own, or the file cannot be written.
     """
+    _refuse_fine_tuning(config)
     sweep = sweep_of(config, recipe, overrides)
     try:
         Path(file).write_text(yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--wandb-sweep: {file} cannot be written: {error.strerror}") from error
-    lines = [f"{file} is a sweep of up to {config.search.num_trials} runs:", f"  wandb sweep {file}"]
-    if config.teacher.finetune is not None:
-        lines.append(
-            "Each of its runs would fine-tune a teacher of its own; to share one: accel-kd cache-teacher with this "
-            "recipe, then this command with teacher.finetune=null and teacher.model=RUN_DIRECTORY/teacher/model"
+    return f"{file} is a sweep of up to {config.search.num_trials} runs:\n  wandb sweep {file}"
+
+
+def _refuse_fine_tuning(config: RunConfig) -> None:
+    """To W&B a run of a sweep is one run, whatever id it is given: two trainings would be written into one."""
+    tuned = [name for name in config.search.searched if f"{name}.".startswith("teacher.finetune.")]
+    if tuned:
+        raise UserError(
+            f"search.space.{tuned[0]}: a run of a sweep trains one model, and no teacher first; leave it out, or "
+            "search without --wandb-sweep"
         )
-    return "\n".join(lines)
+    if config.teacher.finetune is not None:
+        raise UserError(
+            "teacher.finetune: a run of a sweep trains one model; fine-tune first (accel-kd cache-teacher with this "
+            "recipe), then use teacher.model=RUN_DIRECTORY/teacher/model and teacher.finetune=null"
+        )
 
 
 def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -61,6 +71,7 @@ def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[s
     own = [one for one in overrides if not one.startswith(("search.", "run.directory="))]
     if needs_teacher_signal(config.objective) and "source" not in config.teacher.model_fields_set:
         own.append("teacher.source=cached")
+    own.append("run.control=false")  # it would be tracked as the very run that the student is
     script = f'exec "$0" -m accel_kd distill "$@" run.directory="{directory}/$WANDB_RUN_ID"'
     sweep: dict[str, Any] = {
         "name": directory.name,
@@ -80,19 +91,18 @@ def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[s
 
 
 def _parameter(config: RunConfig, name: str, tried: RangeConfig | list[Any]) -> dict[str, Any]:
-    if isinstance(tried, list) or config.search.sampler == "grid":
+    # W&B's steps begin at 0 (its q_uniform), and those of a range at its low end.
+    if isinstance(tried, list) or config.search.sampler == "grid" or tried.step is not None:
         return {"values": [_as_text_if_compound(value) for value in values_on_grid(name, tried)]}
     number = number_type(name) or float
     is_whole = number is int
     if tried.log:
         kind = "q_log_uniform_values" if is_whole else "log_uniform_values"
-    elif tried.step is not None:
-        kind = "q_uniform"
     else:
         kind = "int_uniform" if is_whole else "uniform"
     parameter: dict[str, Any] = {"distribution": kind, "min": number(tried.low), "max": number(tried.high)}
     if kind.startswith("q_"):
-        parameter["q"] = number(tried.step or 1)
+        parameter["q"] = 1
     return parameter
 
 

@@ -57,6 +57,24 @@ def test_attempts_that_end_no_further_than_they_began_are_counted_in_a_row(tmp_p
     assert counts == [0, 1, 2, 0, 1]
 
 
+def test_an_attempt_that_is_killed_does_not_lose_the_count_of_those_before(tmp_path: Path) -> None:
+    counts = []
+    for is_killed in (False, False, True, False):
+        attempt = StatusWriter(tmp_path, "distill")
+        attempt.begun()
+        if not is_killed:
+            attempt.ended("failed")
+        found = read_status(tmp_path)
+        assert found is not None
+        counts.append(found.attempts_without_progress)
+    assert counts == [1, 2, 2, 3]
+    further = StatusWriter(tmp_path, "distill")
+    further.begun()
+    further.reached("student", 8, 39)
+    found = read_status(tmp_path)
+    assert found is not None and found.attempts_without_progress == 0
+
+
 def test_another_command_in_the_directory_counts_for_itself(tmp_path: Path) -> None:
     cache = StatusWriter(tmp_path, "cache-teacher")
     cache.reached("cache", 50, 50)

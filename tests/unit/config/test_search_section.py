@@ -72,6 +72,12 @@ def test_a_resolved_recipe_with_a_space_loads_again(tmp_path: Path) -> None:
         ("objective.divergence", "[forward_kl, fkl]", "objective.divergence[1]: input should be 'forward_kl'"),
         ("objective.divergence", "[forward_kl, forward_kl]", "objective.divergence: a choice stands twice"),
         ("teacher.store.encoding.k", "[1]", "teacher.store.encoding.k[0]: unknown for full"),
+        (
+            "objective.terms.1.weight",
+            "{low: 0, high: 1}",
+            "objective.terms.1.weight: leads into a list; search objective",
+        ),
+        ("student.layers.0", "[1]", "student.layers.0: leads into a list; search student.layers as a whole"),
         ("run.threads", "[1]", "run.threads: cannot be searched"),
         ("training.precision", "[bf16]", "training.precision: cannot be searched; it is one and the same"),
     ],

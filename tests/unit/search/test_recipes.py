@@ -71,12 +71,20 @@ def test_settings_that_exclude_each_other_are_refused_by_the_rule_that_they_brea
         trial(load_recipe("demo"), objective__alpha=1.0)
 
 
+def test_a_trial_that_lacks_the_metric_of_the_search_is_refused() -> None:
+    config = load_recipe("demo", [*WHOLE, "search.metric=teacher_kl"])
+    assert trial(config, objective__alpha=0.9).evaluation.metric == "accuracy"
+    with pytest.raises(UserError, match="search.metric: teacher_kl compares with a teacher"):
+        trial(config, objective__alpha=1.0)
+
+
 def test_the_best_settings_get_seeds_that_no_trial_had_and_the_control_that_the_recipe_wants() -> None:
     config = load_recipe("demo", ["search.final_seeds=2"])
-    first, second = final_recipes(config, DIRECTORY, {"training.epochs": 7})
+    first, second = final_recipes(config, DIRECTORY, 7, {"training.epochs": 7})
     assert (first.training.seed, second.training.seed) == (43, 44) and first.training.epochs == 7
-    assert first.run.control and first.run.directory == "/runs/demo-search/best-seed-43"
-    varied = final_recipes(config, DIRECTORY, {"training.seed": 5})
+    assert first.run.control and first.run.directory == "/runs/demo-search/best-trial-0007-seed-43"
+    assert first.tracking.name == "demo-search-best-trial-0007-seed-43"
+    varied = final_recipes(config, DIRECTORY, 7, {"training.seed": 5})
     assert [recipe.training.seed for recipe in varied] == [6, 7]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 from accel_kd.config import load_recipe
@@ -55,6 +57,21 @@ def test_the_table_begins_with_the_best_and_ends_with_what_failed_each_with_its_
         assert numbers[:6] == [number for _, number in complete] and numbers[6:] == [6, 5]
         assert found["best"] == complete[0][1] and f"Best: trial {complete[0][1]}, {metric}" in text
         assert "trial 5 failed: too bad" in text and found["direction"] == ("minimise" if order == 1 else "maximise")
+
+
+def test_results_are_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        claim = directory.claim("results")
+        os.write(writing, b"!")
+        time.sleep(1.0)
+        os._exit(1 if claim is None or directory.results.exists() else 0)
+    os.read(reading, 1)
+    searched(tmp_path, 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the other process had not ended with it"
+    assert directory.results.is_file()
 
 
 def test_a_search_without_a_complete_trial_says_so(tmp_path: Path) -> None:

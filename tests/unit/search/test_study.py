@@ -11,6 +11,7 @@ import pytest
 from accel_kd.config import load_recipe
 from accel_kd.config.schema import RunConfig
 from accel_kd.errors import RunFailure, UserError
+from accel_kd.run_status import State, StatusWriter
 from accel_kd.search.directory import SearchDirectory
 from accel_kd.search.records import best_of
 from accel_kd.search.study import Assignment, SharedStudy
@@ -193,6 +194,50 @@ def test_a_line_that_a_process_was_killed_over_costs_nothing(tmp_path: Path) -> 
     taken(again)
     again.end_trial("complete", 0.75)
     assert [record.value for record in opened(tmp_path).records()] == [0.5, 0.75]
+
+
+def test_a_process_that_has_the_study_open_writes_behind_whole_lines_only(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    taken(study)
+    with (tmp_path / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 4, "worker')
+    study.end_trial("complete", 0.5)
+    taken(study)
+    assert [record.value for record in opened(tmp_path).records()] == [0.5, None]
+
+
+def test_a_journal_that_is_spoilt_while_it_is_open_is_told_of_in_one_line(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    taken(study)
+    with (tmp_path / "study.journal").open("a") as journal:
+        journal.write("something\nelse\n")
+    for asked in (lambda: study.report(1, 0.5, True), lambda: study.end_trial("complete", 0.5), study.next_trial):
+        with pytest.raises(RunFailure, match="search: .*study.journal cannot be read or written: "):
+            asked()
+
+
+def test_a_trial_that_ends_its_process_again_and_again_fails_and_one_that_gets_further_goes_on(tmp_path: Path) -> None:
+    def attempt(state: State, step: int) -> int:
+        """The number of the trial that a process gets, which it then leaves so."""
+        study = opened(tmp_path)
+        number = taken(study).number
+        folder = SearchDirectory(tmp_path).trial(number).path
+        folder.mkdir(exist_ok=True)
+        status = StatusWriter(folder, "distill")
+        status.begun()
+        status.reached("student", step, 39)
+        if state != "running":
+            status.ended(state, "planted")
+        study.leave_trial()
+        return number
+
+    further = [attempt("running", step) for step in (0, 0, 4, 4, 4, 8)]
+    stopped = [attempt("stopped", 8) for _ in range(4)]
+    assert {*further, *stopped} == {0}
+    assert [attempt("running", 8) for _ in range(4)] == [0, 0, 0, 1]
+    first = opened(tmp_path).records()[0]
+    assert first.outcome == "failed" and first.reason is not None
+    assert first.reason.startswith("its process was gone 3 times in a row at step 8")
 
 
 def test_a_file_that_is_no_journal_is_refused_in_one_line(tmp_path: Path) -> None:

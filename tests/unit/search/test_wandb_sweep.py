@@ -20,7 +20,7 @@ def sweep(*overrides: str) -> dict[str, Any]:
 def test_the_sweep_has_the_space_the_metric_and_its_direction() -> None:
     found = sweep(
         "search.space={training.epochs: {low: 5, high: 10}, objective.alpha: {low: 0, high: 1}, training.learning_rate:"
-        " {low: 1e-5, high: 1e-3, log: true}, objective.temperature: {low: 2, high: 20, step: 1}, student.layers:"
+        " {low: 1e-5, high: 1e-3, log: true}, objective.temperature: {low: 2.5, high: 6.5, step: 2}, student.layers:"
         " [[0, 1], [2]], data.text_pair: [null, b]}",
         "search.metric=loss", "search.num_trials=7", "search.pruner=hyperband", "tracking.entity=me",
     )  # fmt: skip
@@ -28,7 +28,7 @@ def test_the_sweep_has_the_space_the_metric_and_its_direction() -> None:
         "training.epochs": {"distribution": "int_uniform", "min": 5, "max": 10},
         "objective.alpha": {"distribution": "uniform", "min": 0.0, "max": 1.0},
         "training.learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
-        "objective.temperature": {"distribution": "q_uniform", "min": 2.0, "max": 20.0, "q": 1.0},
+        "objective.temperature": {"values": [2.5, 4.5, 6.5]},
         "student.layers": {"values": ["[0, 1]", "[2]"]},
         "data.text_pair": {"values": ["null", "b"]},
     }
@@ -50,6 +50,7 @@ def test_wandb_itself_takes_the_sweep_and_its_command_is_a_run_of_this_program(t
     found = sweep(
         "search.space={student.layers: [[0, 2]], data.text_pair: [null], training.epochs: [3]}",
         f"run.directory={tmp_path}/it",
+        "run.control=true",
     )
     arguments = {name: {"value": parameter["values"][0]} for name, parameter in found["parameters"].items()}
     flags = create_sweep_command_args({"args": arguments})["args_no_hyphens"]
@@ -65,13 +66,20 @@ def test_wandb_itself_takes_the_sweep_and_its_command_is_a_run_of_this_program(t
     settings = words[words.index("demo") + 1 :]
     config = load_recipe("demo", settings)
     assert config.student.layers == [0, 2] and config.data.text_pair is None and config.training.epochs == 3
-    assert config.teacher.source == "cached"
+    assert config.teacher.source == "cached" and not config.run.control
 
 
 def test_the_command_writes_it_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sweep.yaml"
-    assert cli.main(["search", "demo", "--wandb-sweep", str(file), f"search.directory={tmp_path / 'search'}"]) == 0
+    tuned = ["search", "demo", "--wandb-sweep", str(file), f"search.directory={tmp_path / 'search'}"]
+    ready = [*tuned, "teacher.finetune=null"]
+    assert cli.main(ready) == 0
     assert f"wandb sweep {file}" in capsys.readouterr().out
     assert yaml.safe_load(file.read_text())["run_cap"] == 20 and not (tmp_path / "search").exists()
-    assert cli.main(["search", "demo", "--wandb-sweep", str(tmp_path / "absent" / "sweep.yaml")]) == 2
+    assert cli.main(["search", "demo", "--wandb-sweep", str(tmp_path / "absent" / "sweep.yaml"), ready[-1]]) == 2
+    file.unlink()
+    capsys.readouterr()
+    for more, place in (([], "teacher.finetune"), (["search.space.teacher.finetune.epochs=[1, 2]"], "search.space")):
+        assert cli.main([*tuned, *more]) == 2 and not file.exists()
+        assert capsys.readouterr().err.startswith(f"accel-kd: {place}")
     assert cli.main(["search", "demo", "--worker", "a/b"]) == 2
