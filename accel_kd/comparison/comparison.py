@@ -8,6 +8,7 @@ from pathlib import Path
 from accel_kd.comparison.common_rows import CommonRows, on_common_rows
 from accel_kd.comparison.compared import ComparedRun, ComparedSetting, Comparison, PairedDifference, Verdict
 from accel_kd.comparison.differences import paired_differences
+from accel_kd.comparison.measurements import Place, common_place, measured_at, with_hardware
 from accel_kd.comparison.pooling import SEED, Pool, pooled
 from accel_kd.comparison.read_run import ReadRun, flattened
 from accel_kd.comparison.summary_figures import figures_of_rows, figures_of_run, spreads
@@ -39,12 +40,14 @@ def compare(
     """
     if len(runs) < 2:
         raise UserError(f"compare: there is one run alone ({runs[0].origin}); name another to compare it with")
+    runs = with_hardware(runs)
     found = pooled(runs, each=each)
     first = _baseline(runs, found.pools, baseline)
     pools = [first, *(pool for pool in found.pools if pool is not first)]
     rows = _common_rows(runs, first)
     out_of_scope = _out_of_scope(runs[first.runs[0]])
-    settings = tuple(_setting(pool, runs, rows, split, out_of_scope, is_single=len(pool.runs) == 1) for pool in pools)
+    measured_in = common_place(runs)
+    settings = tuple(_setting(pool, runs, rows, split, out_of_scope, measured_in) for pool in pools)
     differences = tuple(paired_differences(settings, out_of_scope, level))
     return Comparison(
         settings=settings,
@@ -90,13 +93,12 @@ def _setting(
     rows: CommonRows,
     split: str,
     out_of_scope: str | None,
-    *,
-    is_single: bool,
+    measured_in: Place | None,
 ) -> ComparedSetting:
     figures, members = [], []
     for place in pool.runs:
         read, predictions = runs[place], rows.predictions[place]
-        of_run = figures_of_run(read.summary, read.measured, split)
+        of_run = figures_of_run(read.summary, measured_at(measured_in, read.measured), split)
         if (
             predictions is not None
             and read.predictions is not None
@@ -111,7 +113,7 @@ def _setting(
         seed = config.get(SEED)
         members.append(
             ComparedRun(
-                name=pool.name if is_single else f"{pool.name}, seed {seed}",
+                name=pool.name if len(pool.runs) == 1 else f"{pool.name}, seed {seed}",
                 origin=read.origin,
                 config={**config, "part": read.part},
                 summary=read.summary,

@@ -77,7 +77,7 @@ def test_figures_of_rows_are_those_of_training() -> None:
 
 
 def test_device_hours_are_those_of_all_ranks() -> None:
-    figures = figures_of_run({"perf/seconds": 1800.0, "world_size": 4, "test/accuracy": 0.5}, (), "test")
+    figures = figures_of_run({"perf/seconds": 1800.0, "world_size": 4, "test/accuracy": 0.5}, None, "test")
     assert figures == {"device_hours": 2.0, "accuracy": 0.5}
 
 
