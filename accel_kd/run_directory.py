@@ -126,6 +126,20 @@ class RunDirectory:
         content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         return content
 
+    @property
+    def measurements(self) -> Path:
+        """What `benchmark model` measured of the exported model: a row a form, device and setting."""
+        return self.path / "model_benchmark.json"
+
+    def read_measurements(self) -> list[dict[str, Any]]:
+        """The rows that are of the weights that are there. The run may have been given more steps since some were
+        measured; those of before rows named their weights are taken as they are, and none of an unfinished run."""
+        if not self.is_finished or not self.measurements.is_file():
+            return []
+        rows: list[dict[str, Any]] = json.loads(self.measurements.read_text(encoding="utf-8"))["rows"]
+        weights = self.read_summary().get("weights_sha256")
+        return [row for row in rows if None in (weights, row.get("weights_sha256")) or row["weights_sha256"] == weights]
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
         write_atomically(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")

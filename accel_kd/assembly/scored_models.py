@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,10 +22,13 @@ from accel_kd.models.loading import Checkpoint, check_length, input_names, load_
 from accel_kd.run_directory import RunDirectory
 from accel_kd.signals import IGNORED_LABEL
 
+_WHOLE = {"labelled_fraction": 1.0, "max_train_examples": None}
+"""What a recipe leaves out or hides for training."""
+
 
 @dataclass(frozen=True)
 class WholeSplit:
-    """The examples of a split that have a label, whatever the recipe leaves out or hides for training."""
+    """The examples of a split that have a label, those too that the recipe leaves out or hides for training."""
 
     name: str
     examples: Examples
@@ -48,7 +52,7 @@ def read_whole_split(config: RunConfig, split: str) -> WholeSplit:
     Raises:
         UserError: the data cannot be read, or have no such split, or no example of it has a label.
     """
-    whole = config.data.model_copy(update={"labelled_fraction": 1.0, "max_train_examples": None})
+    whole = config.data.model_copy(update=_WHOLE)
     data = read_data(config.model_copy(update={"data": whole}))
     if split not in data.splits:
         raise UserError(f"--split: the data have no {split} split, only {', '.join(data.splits)}")
@@ -57,6 +61,11 @@ def read_whole_split(config: RunConfig, split: str) -> WholeSplit:
     if not len(rows):
         raise UserError("data.label: no example of the split has a label, and labels are needed here")
     return WholeSplit(split, examples.take(rows), data.label_names)
+
+
+def data_read_whole(config: RunConfig) -> dict[str, Any]:
+    """The settings of the data that decide what a whole split is, and what a model reads of it."""
+    return config.data.model_copy(update=_WHOLE).model_dump(mode="json", exclude={"resident_megabytes"})
 
 
 def read_scored_model(config: RunConfig, source: Checkpoint, data: WholeSplit) -> ScoredModel:

@@ -47,7 +47,8 @@ class LearningCurve:
 @dataclass(frozen=True)
 class Measured:
     """One form of a run's model on one device, as `benchmark model` measured it: latencies in milliseconds of single
-    queries, throughput in examples/s at `batch_size`, size on disk in megabytes (10**6 bytes)."""
+    queries, throughput in examples/s at `batch_size`, size on disk in megabytes (10**6 bytes). `hardware` is the
+    model of the CPU or GPU, None in rows of before that was kept; where it differs, `device` holds it too."""
 
     form: str
     device: str
@@ -61,6 +62,7 @@ class Measured:
     examples_per_second: float
     megabytes: float
     num_parameters: int
+    hardware: str | None = None
 
 
 @dataclass(frozen=True)

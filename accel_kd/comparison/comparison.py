@@ -8,7 +8,8 @@ from pathlib import Path
 from accel_kd.comparison.common_rows import CommonRows, on_common_rows
 from accel_kd.comparison.compared import ComparedRun, ComparedSetting, Comparison, PairedDifference, Verdict
 from accel_kd.comparison.differences import paired_differences
-from accel_kd.comparison.pooling import SEED, Pool, pooled
+from accel_kd.comparison.measurements import Place, common_place, measured_at, with_hardware
+from accel_kd.comparison.pooling import SEED, Pool, pooled, without_trials_that_were_repeated
 from accel_kd.comparison.read_run import ReadRun, flattened
 from accel_kd.comparison.summary_figures import figures_of_rows, figures_of_run, spreads
 from accel_kd.errors import UserError
@@ -35,23 +36,29 @@ def compare(
         notes: what is to be said already.
 
     Raises:
-        UserError: there is one run alone, the baseline is not among them, or they cannot be brought to common rows.
+        UserError: there is no run, or one alone, the baseline is not among them, or they cannot be brought to common
+            rows.
     """
+    if not runs:
+        raise UserError(" ".join(["compare: no finished run is there;", *(notes or ["name some"])]))
     if len(runs) < 2:
         raise UserError(f"compare: there is one run alone ({runs[0].origin}); name another to compare it with")
+    runs = with_hardware(runs)
+    runs, of_trials = (runs, []) if each else without_trials_that_were_repeated(runs)
     found = pooled(runs, each=each)
     first = _baseline(runs, found.pools, baseline)
     pools = [first, *(pool for pool in found.pools if pool is not first)]
     rows = _common_rows(runs, first)
     out_of_scope = _out_of_scope(runs[first.runs[0]])
-    settings = tuple(_setting(pool, runs, rows, split, out_of_scope, is_single=len(pool.runs) == 1) for pool in pools)
+    measured_in = common_place(runs)
+    settings = tuple(_setting(pool, runs, rows, split, out_of_scope, measured_in) for pool in pools)
     differences = tuple(paired_differences(settings, out_of_scope, level))
     return Comparison(
         settings=settings,
         baseline=first.name,
         split=split,
         differences=differences,
-        notes=(*notes, *found.notes, *_notes(runs, settings, rows, differences)),
+        notes=(*notes, *of_trials, *found.notes, *_notes(runs, settings, rows, differences)),
     )
 
 
@@ -90,13 +97,12 @@ def _setting(
     rows: CommonRows,
     split: str,
     out_of_scope: str | None,
-    *,
-    is_single: bool,
+    measured_in: Place | None,
 ) -> ComparedSetting:
     figures, members = [], []
     for place in pool.runs:
         read, predictions = runs[place], rows.predictions[place]
-        of_run = figures_of_run(read.summary, read.measured, split)
+        of_run = figures_of_run(read.summary, measured_at(measured_in, read.measured), split)
         if (
             predictions is not None
             and read.predictions is not None
@@ -111,7 +117,7 @@ def _setting(
         seed = config.get(SEED)
         members.append(
             ComparedRun(
-                name=pool.name if is_single else f"{pool.name}, seed {seed}",
+                name=pool.name if len(pool.runs) == 1 else f"{pool.name}, seed {seed}",
                 origin=read.origin,
                 config={**config, "part": read.part},
                 summary=read.summary,
@@ -152,7 +158,8 @@ def _notes(
     if len(made) > 1:
         notes.append(
             f"{len(made)} comparisons were made with one baseline: at this level about one of "
-            f"{round(1 / (1 - made[0].level))} that are not different comes out as better or worse. The JSON has "
-            "p-values adjusted for that (Holm)."
+            f"{round(1 / (1 - made[0].level))} that are not different comes out as better or worse."
         )
+        if any(one.p_value is not None for one in made):
+            notes[-1] += " The JSON has p-values adjusted for that (Holm)."
     return notes

@@ -95,7 +95,7 @@ def _from_wandb(path: Path, split: str, unfinished: bool, notes: list[str]) -> l
     there = [run for run in read_offline(files) if is_model(run.job_type)]
     if not there:
         raise UserError(f"compare: {path} holds no run, nor runs of W&B; name a run.directory or a folder of them")
-    others = [run for run in there if run.exit_code != 0]
+    others = [run for run in there if not run.is_finished]
     if unfinished:
         notes += [f"{run.folders[-1]} is {run.progress}." for run in others]
         return [run_of(run, split) for run in there]
@@ -103,7 +103,7 @@ def _from_wandb(path: Path, split: str, unfinished: bool, notes: list[str]) -> l
         raise UserError(f"compare: {others[0].folders[-1]} is {others[0].progress}; {_GO_ON}")
     if others:
         notes.append(_left_out(str(path), len(others), len(there)))
-    return [run_of(run, split) for run in there if run.exit_code == 0]
+    return [run_of(run, split) for run in there if run.is_finished]
 
 
 def _left_out(where: str, number: int, of: int) -> str:

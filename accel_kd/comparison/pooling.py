@@ -49,10 +49,7 @@ def pooled(runs: Sequence[ReadRun], *, each: bool = False) -> Pooled:
             which a seed comes twice: to count a training twice would make it look surer than it is.
     """
     settings = [_settings(run) for run in runs]
-    groups: dict[str, list[int]] = {}
-    for place, of_run in enumerate(settings):
-        without_seed = {name: value for name, value in of_run.items() if name != SEED}
-        groups.setdefault(json.dumps(without_seed, sort_keys=True, default=str), []).append(place)
+    groups = _groups(settings)
     notes = []
     members: list[list[int]] = []
     for group in groups.values():
@@ -68,6 +65,39 @@ def pooled(runs: Sequence[ReadRun], *, each: bool = False) -> Pooled:
         members += pools_here
     members.sort(key=lambda places: places[0])
     return Pooled(_named(runs, settings, members), tuple(notes))
+
+
+def without_trials_that_were_repeated(runs: Sequence[ReadRun]) -> tuple[Sequence[ReadRun], list[str]]:
+    """Leaves out the trial of a search whose setting was trained again with further seeds, and says so. It was chosen
+    because its figure was the best of many, so that its own lies too high; those of the further seeds do not."""
+    groups = _groups([_settings(run) for run in runs]).values()
+    left_out: dict[int, str] = {}
+    for group in groups:
+        if len(groups) == 1 or not any(_is_of_search(runs[place], "best") for place in group):
+            continue
+        for place in group:
+            if _is_of_search(runs[place], "trial"):
+                left_out[place] = (
+                    f"{runs[place].label} is left out: a search chose it as the best of its trials, by which its "
+                    "figures are too good, and its setting is here with further seeds. --each compares all runs singly."
+                )
+    return [run for place, run in enumerate(runs) if place not in left_out], list(left_out.values())
+
+
+def _is_of_search(run: ReadRun, kind: str) -> bool:
+    """Whether a search has tagged it as a `trial`, or as the `best` setting with a further seed."""
+    tracking = run.config.get("tracking")
+    tags = tracking.get("tags") if isinstance(tracking, Mapping) else None
+    return isinstance(tags, list | tuple) and {"search", kind} <= {str(tag) for tag in tags}
+
+
+def _groups(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The places of those that are alike but for the seed."""
+    groups: dict[str, list[int]] = {}
+    for place, of_run in enumerate(settings):
+        without_seed = {name: value for name, value in of_run.items() if name != SEED}
+        groups.setdefault(json.dumps(without_seed, sort_keys=True, default=str), []).append(place)
+    return groups
 
 
 def _settings(run: ReadRun) -> dict[str, Any]:

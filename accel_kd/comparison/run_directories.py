@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from accel_kd.comparison.compared import Measured, Predictions
+from accel_kd.comparison.measurements import read_measured
 from accel_kd.comparison.read_run import Part, ReadRun, curve_of
 from accel_kd.comparison.rows_table import NEEDED, predictions_of_columns
 from accel_kd.errors import UserError
@@ -17,8 +18,6 @@ from accel_kd.export.results import figures_of
 from accel_kd.run_directory import RunDirectory
 from accel_kd.run_status import read_status
 from accel_kd.tracking.jsonl_tracker import JsonlRecord, read_record
-
-_MEASUREMENTS = "model_benchmark.json"
 
 
 def is_run(path: Path) -> bool:
@@ -69,7 +68,7 @@ def read_run_directory(path: Path, split: str) -> ReadRun:
         predictions=predictions,
         no_predictions=why,
         curve=curve_of(record.rows),
-        measured=_measured(path / _MEASUREMENTS),
+        measured=_measured(directory, split),
     )
 
 
@@ -154,14 +153,14 @@ def _label_names(file: Path) -> dict[int, str]:
     return {int(number): str(name) for number, name in _read_json(file).get("id2label", {}).items()}
 
 
-def _measured(file: Path) -> tuple[Measured, ...]:
-    if not file.is_file():
-        return ()
-    names = [field.name for field in dataclasses.fields(Measured)]
+def _measured(directory: RunDirectory, split: str) -> tuple[Measured, ...]:
     try:
-        return tuple(Measured(**{name: row[name] for name in names}) for row in _read_json(file)["rows"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"compare: {file} lacks {error}; measure again with `accel-kd benchmark model`") from error
+        return read_measured(directory, split)
+    except Exception as error:  # a row without a figure, or a torn file
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"compare: {directory.measurements} cannot be read ({said}); measure again with `accel-kd benchmark model`"
+        ) from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -16,12 +16,12 @@ OF_ROWS = (
 )  # fmt: skip
 """On the split that is compared."""
 OF_COST = ("num_parameters", "megabytes", "latency_p50", "latency_p95", "device_hours")
-"""Latencies in ms and megabytes of the first form that was measured; `device_hours` of the training of this model
+"""Latencies in ms and megabytes of one form, for all models the same; `device_hours` of the training of this model
 alone: its wall time over all attempts, with evaluations and checkpoints, by the number of its ranks."""
 
 
-def figures_of_run(summary: Mapping[str, Any], measured: tuple[Measured, ...], split: str) -> dict[str, float]:
-    """The figures of a run by the names above, those that there are."""
+def figures_of_run(summary: Mapping[str, Any], measured: Measured | None, split: str) -> dict[str, float]:
+    """The figures of a run by the names above, those that there are; `measured` is the row that stands for its cost."""
     prefix = PREFIXES[split]
     figures = {name: summary[prefix + name] for name in OF_ROWS if _is_number(summary.get(prefix + name))}
     if _is_number(summary.get("num_parameters")):
@@ -29,9 +29,8 @@ def figures_of_run(summary: Mapping[str, Any], measured: tuple[Measured, ...], s
     if _is_number(summary.get("perf/seconds")) and _is_number(summary.get("world_size")):
         # Over attempts: checkpoints carry the seconds on, so that what a killed one did after its last is not in it.
         figures["device_hours"] = summary["perf/seconds"] * summary["world_size"] / 3600
-    if measured:
-        first = measured[0]
-        figures |= {"megabytes": first.megabytes, "latency_p50": first.latency_p50, "latency_p95": first.latency_p95}
+    if measured is not None:
+        figures |= {name: getattr(measured, name) for name in ("megabytes", "latency_p50", "latency_p95")}
     return figures
 
 

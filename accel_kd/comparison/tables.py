@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accel_kd.comparison.compared import ComparedSetting, Comparison, Measured, PairedDifference, Spread, Verdict
+from accel_kd.comparison.measurements import place_in_words
 from accel_kd.export.results_table import as_markdown
 from accel_kd.metrics.intervals import wilson_interval
 
@@ -135,10 +136,9 @@ def _costs(comparison: Comparison) -> str:
 def _form(form: Measured | None) -> list[str]:
     if form is None:
         return [_NONE] * 6
-    threads = "" if form.threads is None else f", {form.threads} thread{'s' * (form.threads > 1)}"
     accuracy = _NONE if form.accuracy is None else _share(form.accuracy)
     latencies = [f"{form.latency_p50:.3g}", f"{form.latency_p95:.3g}"]
-    return [form.form, f"{form.device}{threads}", accuracy, *latencies, f"{form.megabytes:.3g}"]
+    return [form.form, place_in_words(form.device, form.threads), accuracy, *latencies, f"{form.megabytes:.3g}"]
 
 
 def _settings(comparison: Comparison) -> str:

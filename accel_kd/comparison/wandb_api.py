@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accel_kd.comparison.read_run import ReadRun
-from accel_kd.comparison.wandb_records import is_model, wandb_run
+from accel_kd.comparison.wandb_records import is_model, wandb_run, was_pruned
 from accel_kd.errors import UserError
 from accel_kd.tracking.wandb_errors import reason
 from accel_kd.tracking.wandb_mode import find_credentials
@@ -56,13 +56,19 @@ def read_group(api: Any, project: str, group: str | None, split: str) -> tuple[l
     try:
         filters = {} if group is None else {"group": group}
         there = [run for run in api.runs(project, filters=filters, order="+created_at") if is_model(run.job_type)]
-        found = [_run(run, split) for run in there if run.state == "finished"]
+        states = [_state(run) for run in there]
+        found = [_run(run, split) for run, state in zip(there, states, strict=True) if state == "finished"]
     except Exception as error:
         raise _refused(error, os.environ.get("WANDB_API_KEY")) from None
     if not there:
         of_group = "" if group is None else f" of the group {group!r}"
         raise UserError(f"--wandb: {project} holds no runs{of_group}; look at the names of project and group")
-    return found, [(run.name, run.state) for run in there if run.state != "finished"]
+    return found, [(run.name, state) for run, state in zip(there, states, strict=True) if state != "finished"]
+
+
+def _state(run: Any) -> str:
+    is_pruned = run.state == "finished" and was_pruned(run.job_type, run.summary)
+    return "pruned" if is_pruned else str(run.state)
 
 
 def _run(run: Any, split: str) -> ReadRun:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accel_kd.comparison.read_run import ReadRun
-from accel_kd.comparison.wandb_records import wandb_run
+from accel_kd.comparison.wandb_records import wandb_run, was_pruned
 from accel_kd.errors import UserError
 from accel_kd.tracking.wandb_files import read_records
 
@@ -30,10 +30,15 @@ class OfflineRun:
     """None while it goes on, and where it was killed."""
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it has its final figures."""
+        return self.exit_code == 0 and not was_pruned(self.job_type, self.summary)
+
+    @property
     def progress(self) -> str:
         """How far an unfinished one is."""
         steps = [row["step"] for row in self.history.values() if "step" in row]
-        how = {None: "running or killed", 85: "stopped"}.get(self.exit_code, "failed")
+        how = {None: "running or killed", 0: "pruned", 85: "stopped"}.get(self.exit_code, "failed")
         return f"not finished: {how} at step {max(steps, default=0):g}"
 
 

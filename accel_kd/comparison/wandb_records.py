@@ -9,7 +9,10 @@ from accel_kd.comparison.compared import Predictions
 from accel_kd.comparison.read_run import Part, ReadRun, curve_of
 from accel_kd.comparison.rows_table import NEEDED, predictions_of_columns
 
-_PARTS: dict[str | None, Part] = {"teacher": "teacher", "control": "control", "distill": "student", None: "student"}
+_PARTS: dict[str | None, Part] = {
+    "teacher": "teacher", "control": "control", "distill": "student", "search": "student", None: "student",
+}  # fmt: skip
+"""By the type of a run of W&B; `search` is a trial."""
 _SPLITS = ("train", "validation", "test")
 _TABLE = "table-file"
 
@@ -17,6 +20,11 @@ _TABLE = "table-file"
 def is_model(job_type: str | None) -> bool:
     """Whether a run of that type trained a model: one that filled a store or measured something did not."""
     return (job_type or None) in _PARTS
+
+
+def was_pruned(job_type: str | None, summary: Mapping[str, Any]) -> bool:
+    """Whether a run that ended well is a trial that its search broke off: such a one has no final figures."""
+    return job_type == "search" and "num_examples" not in summary
 
 
 def wandb_run(

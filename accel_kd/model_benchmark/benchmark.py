@@ -20,22 +20,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from accel_kd.assembly.scored_models import WholeSplit, read_whole_split
+from accel_kd.assembly.scored_models import WholeSplit, data_read_whole, read_whole_split
 from accel_kd.config.schema import RunConfig
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.model_benchmark.candidates import Candidate, find_candidates
 from accel_kd.model_benchmark.contestant import TURNS, Job, Ready, Refused
 from accel_kd.model_benchmark.figures import Latencies, accuracy_figures, speed_up, summarised
+from accel_kd.model_benchmark.kept_rows import keep_rows_of_runs
 from accel_kd.model_benchmark.measured_forms import EAGER, MEASURED_FORMS, check_packages
 from accel_kd.model_benchmark.pool import Handle, Pool
 from accel_kd.model_benchmark.timing import Round
-from accel_kd.run_directory import RunDirectory, write_atomically
+from accel_kd.run_directory import write_atomically
 from accel_kd.tracking.environment import describe_environment
 
 logger = logging.getLogger(__name__)
 
-KEPT = "model_benchmark.json"
-"""In a run's directory: the rows of its student."""
 _QUERY_SEED = 0
 _PACKAGES = ("torchao", "onnxruntime", "onnx")
 
@@ -59,10 +58,11 @@ class Settings:
 @dataclass(frozen=True)
 class Benchmark:
     """What was measured: `rows` as `model_benchmark.json` has them (one that could not be had has `refused`, and no
-    figures), and `where`, with date, hardware, versions and the settings."""
+    figures), and `where`, with date, hardware, versions and the settings; `notes` say what was not kept."""
 
     rows: list[dict[str, Any]]
     where: dict[str, Any]
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -97,13 +97,15 @@ def benchmark_models(settings: Settings, config: RunConfig | None) -> Benchmark:
                 )  # fmt: skip
                 entries.append(_started(pool, candidate, job))
         ready = [entry for entry in entries if entry.handle is not None]
-        if not ready:
-            raise RunFailure(f"benchmark model: no form of any model could be had: {_reasons(entries)}")
         _take_turns(ready, settings.num_rounds, len(data.examples))
     where = _where(settings, config, data, one, len(rows))
     measured = _rows(entries, data, settings, where)
-    _keep(settings, entries, measured, where)
-    return Benchmark(measured, where)
+    by_candidate = [(entry.candidate, row) for entry, row in zip(entries, measured, strict=True)]
+    notes = keep_rows_of_runs(by_candidate, data_read_whole(config))
+    if not ready:
+        raise RunFailure(f"benchmark model: no form of any model could be had: {_reasons(entries)}")
+    _write(settings.json_file, measured, where)
+    return Benchmark(measured, where, notes)
 
 
 def _check(settings: Settings) -> None:
@@ -143,7 +145,7 @@ def _reasons(entries: Sequence[_Entry]) -> str:
 
 def _take_turns(entries: Sequence[_Entry], num_rounds: int, num_rows: int) -> None:
     """Each kind of turn goes round all entries before the next begins, from another first one in every round."""
-    for number in range(num_rounds):
+    for number in range(num_rounds if entries else 0):
         first = number % len(entries)
         order = [*entries[first:], *entries[:first]]
         turns: dict[int, list[Round]] = {id(entry): [] for entry in entries}
@@ -186,22 +188,24 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row an entry; ratios are to the first model's eager form, or to the first form that could be had."""
     measured = [entry for entry in entries if entry.rounds]
-    baseline = next((entry for entry in measured if entry.form == EAGER), measured[0])
-    assert isinstance(baseline.said, Ready)
+    baseline = next((entry for entry in measured if entry.form == EAGER), next(iter(measured), None))
     rows = []
     for entry in entries:
         row: dict[str, Any] = {
             "model": entry.candidate.name, "form": entry.form, "device": settings.device, "threads": settings.threads,
+            "batch_size": settings.batch_size, "split": data.name, "hardware": where["gpu"] or where["cpu"]["model"],
+            "weights_sha256": entry.candidate.weights_sha256,
         }  # fmt: skip
         if isinstance(entry.said, Refused):
             rows.append(row | {"refused": entry.said.reason})
             continue
+        assert baseline is not None and isinstance(baseline.said, Ready)
         eager = next((e.said for e in measured if e.candidate is entry.candidate and e.form == EAGER), None)
         same = None if not isinstance(eager, Ready) else float((eager.argmax == entry.said.argmax).mean())
         rows.append(
             row
             | dict(accuracy_figures(data.examples.labels, entry.said.argmax))
-            | {"agreement_with_torch": same, "batch_size": settings.batch_size}
+            | {"agreement_with_torch": same}
             | summarised(entry.rounds)
             | {
                 "megabytes": entry.said.num_bytes / 10**6,
@@ -217,30 +221,12 @@ def _rows(
     return rows
 
 
-def _keep(settings: Settings, entries: Sequence[_Entry], rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
-    """All rows into the file that was asked for, and those of each run's student into its directory."""
-    if settings.json_file is not None:
-        text = json.dumps({"measured": where, "rows": rows}, indent=2, ensure_ascii=False)
-        try:
-            write_atomically(Path(settings.json_file), text + "\n")
-        except OSError as error:
-            raise UserError(f"--json: {settings.json_file} cannot be written: {error.strerror}") from error
-    by_run: dict[Path, list[dict[str, Any]]] = {}
-    for entry, row in zip(entries, rows, strict=True):
-        if entry.candidate.run is not None and "refused" not in row:
-            by_run.setdefault(entry.candidate.run.path, []).append(row)
-    for path, own in by_run.items():
-        keep_rows(RunDirectory(path), own)
-
-
-def keep_rows(directory: RunDirectory, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes `model_benchmark.json`; what was measured before of other forms, devices, threads or batches stays."""
-
-    def what(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["form"], row["device"], row["threads"], row["batch_size"]
-
-    file = directory.path / KEPT
-    former = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    new = {what(row) for row in rows}
-    kept = [*[row for row in former if what(row) not in new], *rows]
-    write_atomically(file, json.dumps({"rows": kept}, indent=2, ensure_ascii=False) + "\n")
+def _write(json_file: str | None, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
+    """All rows into the file that was asked for."""
+    if json_file is None:
+        return
+    text = json.dumps({"measured": where, "rows": rows}, indent=2, ensure_ascii=False)
+    try:
+        write_atomically(Path(json_file), text + "\n")
+    except OSError as error:
+        raise UserError(f"--json: {json_file} cannot be written: {error.strerror}") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
-from accel_kd.assembly.scored_models import is_run, read_run, student_of, teacher_of
+from accel_kd.assembly.scored_models import data_read_whole, is_run, read_run, student_of, teacher_of
 from accel_kd.config.schema import RunConfig
 from accel_kd.errors import UserError
 from accel_kd.models.loading import Checkpoint
@@ -18,11 +19,14 @@ _TEACHER = "teacher of "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, what tables call it, and the run whose student it is, if it is one."""
+    """A model, what tables call it, and, if it is the student of a run, that run, the digest of its weights (None in a
+    run of before there was one), and the run's own settings of what a whole split of its data is."""
 
     name: str
     checkpoint: Checkpoint
     run: RunDirectory | None = None
+    weights_sha256: str | None = None
+    own_data: Mapping[str, Any] | None = None
 
 
 def find_candidates(
@@ -50,7 +54,8 @@ def find_candidates(
             teacher = teacher_of(directory, own)
             if teacher not in [candidate.checkpoint for candidate in found]:
                 found.append(Candidate(f"{_TEACHER}{path}", teacher))
-        found.append(Candidate(path, student_of(directory), directory))
+        weights = directory.read_summary().get("weights_sha256")
+        found.append(Candidate(path, student_of(directory), directory, weights, data_read_whole(own)))
     if config is None:
         raise UserError(f"--recipe: {paths[0]!r} is no run directory; name the recipe whose data are used")
     names = [candidate.name for candidate in found]

@@ -20,7 +20,7 @@ def as_text(benchmark: Benchmark) -> str:
     refused = [row for row in benchmark.rows if "refused" in row]
     parts = [_table([_HEAD, *(_cells(row) for row in measured)])]
     parts += [f"{row['model']} as {row['form']} cannot be had: {row['refused']}" for row in refused]
-    return "\n\n".join([*parts, _legend(measured[0], benchmark.where)])
+    return "\n\n".join([*parts, *benchmark.notes, _legend(measured[0], benchmark.where)])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -65,7 +65,9 @@ def test_a_run_its_teacher_and_a_form_that_cannot_be_had(finished: Path, longfor
     for (model, form), row in rows.items():
         assert all(row[figure] > 0 and len(row["rounds"][figure]) == 2 for figure in FIGURES), (model, form)
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
-        assert (row["device"], row["threads"], row["batch_size"]) == ("cpu", 1, 8)
+        assert (row["device"], row["threads"], row["batch_size"], row["split"]) == ("cpu", 1, 8, "test")
+        assert row["hardware"] == written["measured"]["cpu"]["model"]
+        assert row["weights_sha256"] == (summary["weights_sha256"] if model == "tiny" else None)
     assert (
         rows["tiny", "torch"]["accuracy"] == rows["tiny", "onnx"]["accuracy"] == pytest.approx(summary["test/accuracy"])
     )

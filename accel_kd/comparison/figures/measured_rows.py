@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from accel_kd.comparison.compared import ComparedSetting, Measured
 from accel_kd.comparison.figures.accuracy_latency import Bubble
+from accel_kd.comparison.measurements import place_in_words
 
 
 def bubbles_of(settings: Sequence[ComparedSetting]) -> list[Bubble]:
@@ -31,5 +32,4 @@ def bubbles_of(settings: Sequence[ComparedSetting]) -> list[Bubble]:
 
 def place_of(measured: Measured) -> str:
     """The device, and its threads where it has some."""
-    threads = measured.threads
-    return measured.device if threads is None else f"{measured.device}, {threads} thread{'s' * (threads > 1)}"
+    return place_in_words(measured.device, measured.threads)

@@ -70,6 +70,7 @@ def _rendered(comparison: Comparison, made: datetime) -> str:
         drawn=[(one, inline_svg(one.figure, one.stem, one.title, one.description)) for one in _drawn(figures)],
         left_out=[one for one in figures if isinstance(one, LeftOut)],
         colours=[colour_variables(dark=False), colour_variables(dark=True)],
+        is_one_recipe=any("part" in setting.differs for setting in comparison.settings),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         # The browser itself then holds the page to its promise: no other script, and nothing from a network.

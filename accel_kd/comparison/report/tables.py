@@ -10,6 +10,7 @@ from typing import Any
 
 from accel_kd.comparison.compared import ComparedRun, ComparedSetting, Comparison, PairedDifference, Spread
 from accel_kd.comparison.figures.measured_rows import place_of
+from accel_kd.comparison.measurements import COMMON_FORM, common_place, place_in_words
 from accel_kd.comparison.report.words import NONE, points
 from accel_kd.metrics.intervals import wilson_interval
 
@@ -61,9 +62,9 @@ _KINDS = {
     "calibration_error": _Kind("ECE", "expected calibration error"),
     "loss": _Kind("loss (nats)", "cross-entropy"),
     "num_parameters": _Kind("parameters", "of the model", 1, ",.0f"),
-    "megabytes": _Kind("size (MB)", "on disk, 10**6 bytes", 1, ",.1f"),
-    "latency_p50": _Kind("p50 (ms)", "latency of a single query", 1, ".2f"),
-    "latency_p95": _Kind("p95 (ms)", "latency of a single query", 1, ".2f"),
+    "megabytes": _Kind(f"{COMMON_FORM}: size (MB)", "on disk, 10**6 bytes", 1, ",.1f"),
+    "latency_p50": _Kind(f"{COMMON_FORM}: p50 (ms)", "latency of a single query", 1, ".2f"),
+    "latency_p95": _Kind(f"{COMMON_FORM}: p95 (ms)", "latency of a single query", 1, ".2f"),
     "device_hours": _Kind("device-hours", "wall time of the training by its ranks", 1, ".3g"),
 }
 _OTHER_FORMAT = ".4g"
@@ -86,6 +87,9 @@ def settings_table(comparison: Comparison) -> Table:
     )
     columns = [Column(kind.heading, kind.title, is_number=True) for kind in kinds.values()]
     caption = f"On the {comparison.split} split; over several runs: mean ± standard deviation of a run"
+    place = common_place(run for setting in comparison.settings for run in setting.runs)
+    if place is not None:
+        caption += f"; sizes and latencies of the form {COMMON_FORM}, on {place_in_words(*place)}"
     return Table(caption, (Column("setting"), Column("runs", is_number=True), *columns), rows)
 
 

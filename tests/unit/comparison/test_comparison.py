@@ -10,6 +10,7 @@ import pytest
 from accel_kd.comparison.common_rows import on_common_rows
 from accel_kd.comparison.comparison import compare
 from accel_kd.comparison.json_file import comparison_json
+from accel_kd.comparison.read_run import ReadRun
 from accel_kd.comparison.summary_figures import figures_of_rows, figures_of_run
 from accel_kd.comparison.tables import comparison_text
 from accel_kd.errors import UserError
@@ -38,6 +39,23 @@ def test_the_baseline_stands_first_and_is_the_control_unless_said_otherwise() ->
         content = compare(runs, split="test", baseline=wanted)
         assert content.settings[0].runs[0].origin == "/runs/c" and content.settings[0].name == content.baseline
         assert {difference.baseline for difference in content.differences} == {content.baseline}
+
+
+def test_where_no_run_has_finished_the_notes_say_why() -> None:
+    with pytest.raises(UserError, match=r"^compare: no finished run is there; a is left out\.$"):
+        compare([], split="test", notes=["a is left out."])
+
+
+def test_what_is_said_of_trials_that_were_left_out_is_among_the_notes() -> None:
+    def tagged(label: str, kind: str, seed: int, alpha: float) -> ReadRun:
+        return read_run(label, config={"tracking": {"tags": ["search", kind]}, "training": {"seed": seed}, "x": alpha})
+
+    runs = [tagged("other", "trial", 0, 0.1), tagged("chosen", "trial", 0, 0.5), tagged("again", "best", 1, 0.5)]
+    content = compare(runs, split="test")
+    assert [run.origin for setting in content.settings for run in setting.runs] == ["/runs/other", "/runs/again"]
+    assert content.notes[0].startswith("chosen is left out")
+    singly = compare(runs, split="test", each=True)
+    assert len(singly.settings) == 3 and not any("left out" in note for note in singly.notes)
 
 
 def test_rows_may_stand_in_any_order() -> None:
@@ -77,7 +95,7 @@ def test_figures_of_rows_are_those_of_training() -> None:
 
 
 def test_device_hours_are_those_of_all_ranks() -> None:
-    figures = figures_of_run({"perf/seconds": 1800.0, "world_size": 4, "test/accuracy": 0.5}, (), "test")
+    figures = figures_of_run({"perf/seconds": 1800.0, "world_size": 4, "test/accuracy": 0.5}, None, "test")
     assert figures == {"device_hours": 2.0, "accuracy": 0.5}
 
 
@@ -104,5 +122,10 @@ def test_several_runs_against_one_get_an_interval_and_a_note() -> None:
     [difference] = content.differences
     assert difference.verdict == "better" and difference.p_value is None
     assert any("of the model as it was trained" in note for note in content.notes)
+    runs.append(read_run("third", config={"training": {"seed": 0}, "x": 2}, is_right=answers[2]))
+    [note] = [note for note in compare(runs, split="test").notes if "comparisons were made" in note]
+    assert "Holm" not in note, "there is no p-value of several runs"
+    [note] = [note for note in compare(runs, split="test", each=True).notes if "comparisons were made" in note]
+    assert "Holm" in note
     text = comparison_text(content)
     assert "2 settings (4 runs) on the 600 rows" in text and " ± " in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accel_kd.comparison.pooling import pooled
+from accel_kd.comparison.pooling import pooled, without_trials_that_were_repeated
 from accel_kd.comparison.read_run import Part, ReadRun
 from accel_kd.config import load_recipe
 from tests.support.compared_runs import read_run
@@ -65,3 +65,14 @@ def test_names_say_what_differs_in_short_and_are_the_runs_own_where_that_is_long
 def test_configs_of_other_programs_are_compared_as_they_are() -> None:
     found = pooled([read_run("x", config={"lr": 0.1}), read_run("y", config={"lr": 0.2, "deep": {"er": None}})])
     assert [pool.name for pool in found.pools] == ["lr 0.1", "lr 0.2, er none"]
+
+
+def test_the_trial_that_was_chosen_is_not_among_its_further_seeds() -> None:
+    trial, final = "tracking.tags=[x,search,trial]", "tracking.tags=[search,best]"
+    best = [run("trial-0001", trial), run("best-seed-43", final, "training.seed=43", "run.control=true")]
+    other = run("trial-0000", trial, "objective.alpha=0.5")
+    kept, [note] = without_trials_that_were_repeated([other, *best])
+    assert [one.label for one in kept] == ["trial-0000", "best-seed-43"]
+    assert note.startswith("trial-0001 is left out: a search chose it")
+    for all_stay in (best, [other, best[0]], [run("plain"), best[1], other]):
+        assert without_trials_that_were_repeated(all_stay) == (all_stay, [])

@@ -52,6 +52,7 @@ class Run:
     seed: int = 1
     state: str = "finished"
     job_type: str = "distill"
+    is_pruned: bool = False
     id: str = ""
     url: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +63,8 @@ class Run:
 
     @property
     def summary(self) -> Summary:
+        if self.is_pruned:
+            return Summary({"eval/accuracy": 0.5, "_runtime": 3})
         table = {"_type": "table-file", "path": "media/table/t.table.json", "nrows": 40}
         figures = {"test/accuracy": 1 - self.num_wrong / 40, "num_examples": {"test": 40}, "_runtime": 3}
         return Summary({**figures, "predictions/test": table})
@@ -88,11 +91,15 @@ class Api:
 
 
 def test_the_finished_models_of_a_group_are_compared_row_by_row() -> None:
-    api = Api([Run("a", 12), Run("store", 0, job_type="cache"), Run("b", 1, 0.5), Run("c", 0, state="crashed")])
+    api = Api([
+        Run("a", 12), Run("store", 0, job_type="cache"), Run("b", 1, 0.5, job_type="search"),
+        Run("c", 0, state="crashed"), Run("d", 0, job_type="search", is_pruned=True),
+    ])  # fmt: skip
     found, others = read_group(api, "e/p", "g", "test")
     assert api.asked == ("e/p", {"group": "g"}, "+created_at")
-    assert others == [("c", "crashed")]
+    assert others == [("c", "crashed"), ("d", "pruned")]
     assert [run.origin for run in found] == ["https://wandb.ai/e/p/runs/a", "https://wandb.ai/e/p/runs/b"]
+    assert [run.part for run in found] == ["student", "student"]
     assert found[0].summary == {"test/accuracy": 0.7, "num_examples": {"test": 40}}
     assert found[0].curve is not None and found[0].curve.loss_steps.tolist() == [10, 20]
     content = compare(found, split="test")

@@ -12,7 +12,7 @@ import pytest
 from accel_kd.comparison.comparison import compare
 from accel_kd.comparison.gathering import gather
 from accel_kd.comparison.read_run import flattened
-from accel_kd.comparison.wandb_offline import read_offline
+from accel_kd.comparison.wandb_offline import OfflineRun, read_offline
 from accel_kd.errors import UserError
 from tests.support.wandb_runs import RUN, attempt, records_of, run_files
 
@@ -103,3 +103,10 @@ def test_its_directory_and_w_and_bs_copy_are_one_run(runs: dict[str, Path]) -> N
     directory = runs["plain"] / "run"
     with pytest.raises(UserError, match="the same run is given in"):
         gather([str(directory), str(directory / "wandb")], "validation", unfinished=True)
+
+
+def test_a_trial_that_was_broken_off_is_not_finished_though_it_ended_well() -> None:
+    history = {0: {"step": 10, "eval/accuracy": 0.5}}
+    pruned = OfflineRun("a", job_type="search", summary={"eval/accuracy": 0.5}, history=history, exit_code=0)
+    assert not pruned.is_finished and pruned.progress == "not finished: pruned at step 10"
+    assert OfflineRun("b", job_type="search", summary={"num_examples": {"test": 3}}, exit_code=0).is_finished

@@ -18,13 +18,15 @@ MakeRun = Callable[..., str]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    def make(name: str, *, tuned: bool = False, finished: bool = True) -> str:
+    def make(name: str, *settings: str, tuned: bool = False, finished: bool = True) -> str:
         run = tmp_path / name
         run.mkdir(parents=True)
-        config = load_recipe("demo", [] if tuned else ["teacher.model=shared/teacher", "teacher.finetune=null"])
+        config = load_recipe(
+            "demo", [*settings, *([] if tuned else ["teacher.model=shared/teacher", "teacher.finetune=null"])]
+        )
         (run / "config.yaml").write_text(to_yaml(config))
         if finished:
-            (run / "summary.json").write_text("{}")
+            (run / "summary.json").write_text('{"weights_sha256": "f00"}')
         if tuned:
             (run / "teacher").mkdir()
             (run / "teacher" / "summary.json").write_text("{}")
@@ -41,6 +43,14 @@ def test_a_run_is_its_student_and_where_asked_its_teacher_before_it(make_run: Ma
     teacher, again = find_candidates([run], None, with_teacher=True)[0]
     assert (teacher.name, teacher.checkpoint.name, teacher.run) == ("teacher of a", f"{run}/teacher/model", None)
     assert again == student
+
+
+def test_a_run_brings_the_digest_of_its_weights_and_the_data_that_it_is_itself_scored_on(make_run: MakeRun) -> None:
+    alike = ["data.labelled_fraction=0.5", "data.max_train_examples=9", "data.resident_megabytes=0"]
+    runs = [make_run("a"), make_run("b", *alike), make_run("c", "data.max_length=8")]
+    a, b, c = find_candidates(runs, None, with_teacher=False)[0]
+    assert a.weights_sha256 == "f00"
+    assert a.own_data == b.own_data != c.own_data, "of a whole split, all that a recipe hides is there"
 
 
 def test_a_teacher_that_runs_share_is_measured_once(make_run: MakeRun) -> None:

@@ -103,6 +103,14 @@ def test_what_is_not_drawn_and_not_compared_is_said(tmp_path: Path) -> None:
     assert "1 run of 1 setting on the test split; the baseline is" in texts
 
 
+def test_the_models_of_one_run_are_said_to_be_of_one_recipe(tmp_path: Path) -> None:
+    comparison = made_up_comparison([Wanted("control", 0.8), Wanted("student", 0.85)])
+    settings = tuple(replace(setting, differs={"part": setting.name}) for setting in comparison.settings)
+    write_page(replace(comparison, settings=settings), tmp_path / "page.html")
+    texts = Elements((tmp_path / "page.html").read_text(encoding="utf-8")).texts
+    assert "These are models of one recipe." in texts and "The recipes do not differ." not in texts
+
+
 def test_of_many_settings_the_top_has_one_sentence_each(tmp_path: Path) -> None:
     comparison = made_up_comparison([Wanted(f"trial {n}", 0.8) for n in range(7)])
     bare = tuple(
