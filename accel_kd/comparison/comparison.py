@@ -52,7 +52,7 @@ def compare(
     out_of_scope = _out_of_scope(runs[first.runs[0]])
     measured_in = common_place(runs)
     settings = tuple(_setting(pool, runs, rows, split, out_of_scope, measured_in) for pool in pools)
-    differences = tuple(paired_differences(settings, out_of_scope, level))
+    differences = tuple(paired_differences(settings, out_of_scope, level, each=each))
     return Comparison(
         settings=settings,
         baseline=first.name,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accel_kd.comparison.compared import ComparedSetting, PairedDifference, Predictions, Verdict
 from accel_kd.comparison.paired_statistics import discordant_rows, paired_interval
+from accel_kd.comparison.pooling import SEED
 from accel_kd.metrics.paired import mcnemar_p_value
 
 
 def paired_differences(
-    settings: Sequence[ComparedSetting], out_of_scope: str | None, level: float
+    settings: Sequence[ComparedSetting], out_of_scope: str | None, level: float, *, each: bool = False
 ) -> list[PairedDifference]:
     """All other settings against the first, whose runs are on the very same rows or have none.
 
@@ -22,9 +24,22 @@ def paired_differences(
         settings: the baseline first.
         out_of_scope: the name of the label that stands for none of the others.
         level: of the intervals.
+        each: the verdict is of the models. Else it is of the settings, and those that differ in their seed alone are
+            never told apart, whatever the rows say of the models.
     """
     baseline, *others = settings
-    return [difference for other in others for difference in _of_pair(baseline, other, out_of_scope, level)]
+    return [
+        replace(difference, verdict=Verdict.NOT_TOLD_APART)
+        if difference.num_rows and not each and _are_one_setting(baseline, other)
+        else difference
+        for other in others
+        for difference in _of_pair(baseline, other, out_of_scope, level)
+    ]
+
+
+def _are_one_setting(one: ComparedSetting, other: ComparedSetting) -> bool:
+    names = {*one.differs, *other.differs}
+    return {name for name in names if one.differs.get(name) != other.differs.get(name)} == {SEED}
 
 
 def verdict(low: float, high: float) -> Verdict:

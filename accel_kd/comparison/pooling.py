@@ -55,7 +55,10 @@ def pooled(runs: Sequence[ReadRun], *, each: bool = False) -> Pooled:
     for group in groups.values():
         repeated = [seed for seed, count in Counter(str(settings[n].get(SEED)) for n in group).items() if count > 1]
         if len(group) > 1 and not each and len(groups) == 1:
-            notes.append("All runs are of one setting and differ in their seed alone, so they are compared singly.")
+            notes.append(
+                "All runs are of one setting and differ in their seed alone, so they are compared singly: whatever the "
+                "rows say of these models, no setting is better than itself (--each gives verdicts on the models)."
+            )
         elif repeated and not each:
             labels = " and ".join(runs[place].label for place in group)
             notes.append(

@@ -42,6 +42,11 @@ def test_two_seeds_of_one_setting_are_not_told_apart_and_a_planted_difference_is
     seeds = compared(first, second, folder=tmp_path)
     assert verdicts(seeds) == {"seed 2": "not told apart"}
     assert any("compared singly" in note for note in seeds["notes"])
+    # A seed that fell well is a better model, and no better setting.
+    lucky = write_run(tmp_path / "lucky", better, "training.seed=3")
+    same = compared(first, lucky, folder=tmp_path)
+    assert verdicts(same) == {"seed 3": "not told apart"} and same["differences"][0]["low"] > 0
+    assert verdicts(compared(first, lucky, "--each", folder=tmp_path)) == {"seed 3": "better"}
     write_run(tmp_path / "c", better, "objective.alpha=0.3", "training.seed=1")
     write_run(tmp_path / "d", worse, "objective.alpha=0.7", "training.seed=1")
     content = compared(first, tmp_path / "c", tmp_path / "d", folder=tmp_path)

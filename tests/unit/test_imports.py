@@ -72,7 +72,9 @@ def test_commands_for_quantised_models_have_torchao() -> None:
         (None, True),
     ],
 )
-def test_a_model_that_may_be_quantised_is_known_before_anything_is_imported(tmp_path: Path, config: object, is_so: bool) -> None:
+def test_a_model_that_may_be_quantised_is_known_before_anything_is_imported(
+    tmp_path: Path, config: object, is_so: bool
+) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     assert may_be_quantised_by_torchao(str(tmp_path)) == is_so
