@@ -98,6 +98,7 @@ def _track(session: Session, manifest: Manifest, folder: Path) -> None:
     teacher = teacher_artifact(session, manifest.identity["teacher"]["weights"])
     tracker = tracker_of(session, directory)
     tracker.start(run_record(session, "cache", [data_artifact(session), teacher]))
+    status = RunStatus.FAILED
     try:
         columns, rows = diagnostics_rows(
             manifest, session.data.texts_by_id() if session.config.tracking.texts else None
@@ -106,9 +107,10 @@ def _track(session: Session, manifest: Manifest, folder: Path) -> None:
             tracker.table("store/rows_to_look_at", columns, rows)
         tracker.produced(store_artifact(folder, manifest))
         tracker.summarise(figures)
+        directory.write_summary(figures)
+        status = RunStatus.FINISHED
     finally:
-        tracker.finish(RunStatus.FINISHED)
-    directory.write_summary(figures)
+        tracker.finish(status)
 
 
 def _of_store(figures: Mapping[str, Any]) -> dict[str, Any]:

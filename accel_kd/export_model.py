@@ -80,7 +80,7 @@ def export_model(request: Request, config: RunConfig | None) -> str:
     """
     form = FORMS[request.form]
     form.check_packages("--to")
-    source, config, folder = _resolved(request, config)
+    source, name, config, folder = _resolved(request, config)
     _refuse_other_content(folder)
     if request.repository is not None:
         check_login()
@@ -97,28 +97,31 @@ def export_model(request: Request, config: RunConfig | None) -> str:
         logger.info("%s answers the same rows", form.name)
         agreement = _agreement(form, temporary, student, data, own, limits)
         _refuse_what_differs(form, agreement, limits, data)
-        record = _record(form, source, data, agreement, limits)
+        record = _record(form, name, source, data, agreement, limits)
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        write_export_card(temporary, Path(source.name) / "README.md", form.usage, record)
+        write_export_card(temporary, Path(source.name), form.usage, form.library, record)
     lines = [_sentence(form, agreement, data), f"The export is in {folder}"]
     if request.repository is not None:
         lines.append(f"It is on the Hub: {push_folder(folder, request.repository, is_private=request.is_private)}")
     return "\n".join(lines)
 
 
-def _resolved(request: Request, config: RunConfig | None) -> tuple[Checkpoint, RunConfig, Path]:
-    """The student, the recipe of its data, and where the export goes."""
+def _resolved(request: Request, config: RunConfig | None) -> tuple[Checkpoint, str, RunConfig, Path]:
+    """The student, what people call it, the recipe of its data, and where the export goes."""
     if is_run(request.source):
         directory, own = read_run(request.source)
-        return student_of(directory), config or own, Path(request.output or directory.path / "exports" / request.form)
+        folder = Path(request.output or directory.path / "exports" / request.form)
+        return student_of(directory), directory.path.resolve().name, config or own, folder
     if config is None:
         raise UserError(f"--recipe: {request.source!r} is no run directory; name the recipe whose data it is tested on")
     if request.output is None:
         raise UserError(f"--output: {request.source!r} is no run directory; name the folder to write")
-    return Checkpoint(request.source, "model"), config, Path(request.output)
+    return Checkpoint(request.source, "model"), Path(request.source).name, config, Path(request.output)
 
 
 def _refuse_other_content(folder: Path) -> None:
+    if Path.cwd().is_relative_to(folder.resolve()):  # it would be renamed under the feet of whoever works in it
+        raise UserError(f"--output: {folder} is where this is called, or above it; name a folder inside")
     if folder.exists() and not (folder / RECORD).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"--output: {folder} holds something else than an export; choose another")
 
@@ -165,16 +168,18 @@ def _sentence(form: Form, agreement: Agreement, data: WholeSplit) -> str:
 
 
 def _figures(agreement: Agreement, data: WholeSplit) -> str:
-    ties = f" ({agreement.num_ties} of them ties)" if agreement.num_ties else ""
+    ties = f" ({agreement.num_ties:,} others are ties)" if agreement.num_ties else ""
     return (
-        f"{agreement.agreement:.4f} of {agreement.num_rows:,} labels of {data.name} agree{ties}; logits differ by "
+        f"{agreement.num_same:,} of {agreement.num_rows:,} labels of {data.name} are the same{ties}; logits differ by "
         f"{agreement.largest_difference:.3g} at most, {agreement.mean_difference:.3g} on average "
         f"({agreement.relative_difference:.3g} of their spread); accuracy {agreement.form_accuracy:.4f}, "
         f"the student's {agreement.student_accuracy:.4f}"
     )
 
 
-def _record(form: Form, source: Checkpoint, data: WholeSplit, agreement: Agreement, limits: Limits) -> dict[str, Any]:
+def _record(
+    form: Form, name: str, source: Checkpoint, data: WholeSplit, agreement: Agreement, limits: Limits
+) -> dict[str, Any]:
     """What `export.json` holds, of JSON types only."""
     environment = describe_environment()
     packages = {name: version for name, version in environment["packages"].items() if version is not None}
@@ -182,6 +187,7 @@ def _record(form: Form, source: Checkpoint, data: WholeSplit, agreement: Agreeme
     return {
         "form": form.name,
         "student": source.name,
+        "name": name,
         "student_weights_sha256": weights_digest(source),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "packages": {name: packages[name] for name in used if name in packages}

@@ -68,6 +68,9 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
         with explained_lack_of_memory(own, run.validation.batch_size):
             training = Training(accelerator, run, checkpoint)
             summary = _train_and_test(accelerator, run, training)
+        # Before the tracker ends, which may wait for minutes: a batch job that is killed meanwhile has its results.
+        on_main_rank(accelerator, lambda: run.directory.write_summary(summary))
+        training.checkpoints.finish(run.keep_when_finished)
         status = RunStatus.FINISHED
     except StopRequested:
         status = RunStatus.STOPPED
@@ -79,8 +82,6 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
         # On an error the other ranks may be gone: nothing collective here.
         if accelerator.is_main_process:
             run.tracker.finish(status)
-    on_main_rank(accelerator, lambda: run.directory.write_summary(summary))
-    training.checkpoints.finish(run.keep_when_finished)
     return summary
 
 
@@ -183,6 +184,7 @@ def _summary(
         "train/nonfinite_steps": training.non_finite.num_steps,
         "num_parameters": training.num_parameters,
         "perf/seconds": training.checkpoints.seconds,
+        "perf/device_seconds": training.checkpoints.device_seconds,
         "perf/samples_per_second": meter.samples_per_second,
         "perf/padding_fraction": meter.padding_fraction,
         "perf/training_seconds": meter.seconds,

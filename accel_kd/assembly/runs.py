@@ -32,11 +32,6 @@ from accel_kd.training.loop import LoopSettings, ask_nobody
 from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
 
-_LAST_ROWS_SECONDS = 10.0
-_UPLOAD_SECONDS = 300.0
-"""How long the end of a run waits for W&B: rows are soon sent, a model's files are not. A run that is asked to stop
-waits as long where W&B is away, and wandb takes no other limit once a run is open; hence not longer."""
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -176,7 +171,6 @@ def tracker_of(session: Session, directory: RunDirectory) -> Tracker:
         directory.wandb_run_id,
         directory.metrics,
         artifacts=section.artifacts,
-        finish_timeout_seconds=_UPLOAD_SECONDS if section.artifacts == "model" else _LAST_ROWS_SECONDS,
     )
     return CompositeTracker([jsonl, wandb])
 

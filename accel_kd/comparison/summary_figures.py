@@ -17,7 +17,7 @@ OF_ROWS = (
 """On the split that is compared."""
 OF_COST = ("num_parameters", "megabytes", "latency_p50", "latency_p95", "device_hours")
 """Latencies in ms and megabytes of one form, for all models the same; `device_hours` of the training of this model
-alone: its wall time over all attempts, with evaluations and checkpoints, by the number of its ranks."""
+alone: the wall time of each attempt, with evaluations and checkpoints, by the number of its ranks."""
 
 
 def figures_of_run(summary: Mapping[str, Any], measured: Measured | None, split: str) -> dict[str, float]:
@@ -26,9 +26,11 @@ def figures_of_run(summary: Mapping[str, Any], measured: Measured | None, split:
     figures = {name: summary[prefix + name] for name in OF_ROWS if _is_number(summary.get(prefix + name))}
     if _is_number(summary.get("num_parameters")):
         figures["num_parameters"] = summary["num_parameters"]
-    if _is_number(summary.get("perf/seconds")) and _is_number(summary.get("world_size")):
-        # Over attempts: checkpoints carry the seconds on, so that what a killed one did after its last is not in it.
-        figures["device_hours"] = summary["perf/seconds"] * summary["world_size"] / 3600
+    # Over attempts: checkpoints carry the seconds on, so that what a killed one did after its last is not in it.
+    if _is_number(summary.get("perf/device_seconds")):
+        figures["device_hours"] = summary["perf/device_seconds"] / 3600
+    elif _is_number(summary.get("perf/seconds")) and _is_number(summary.get("world_size")):
+        figures["device_hours"] = summary["perf/seconds"] * summary["world_size"] / 3600  # of an older version
     if measured is not None:
         figures |= {name: getattr(measured, name) for name in ("megabytes", "latency_p50", "latency_p95")}
     return figures

@@ -14,7 +14,6 @@ from accel_kd.errors import UserError
 from accel_kd.export.run_records import RunRecords
 from accel_kd.locations import locate
 
-_SPLITS = {"test": "test", "validation": "eval"}
 _LICENCE_LINE = re.compile(r"^(?:licen[cs]e):\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -34,7 +33,7 @@ def metadata(records: RunRecords) -> ModelCardData:
         license=None if origin is None else front_matter(origin).get("license"),
         metrics=["accuracy", "f1"],
         model_name=records.title,
-        eval_results=_results(records) or None,
+        eval_results=None if source is None else _results(records, source) or None,
     )
 
 
@@ -80,25 +79,24 @@ def _readme(name: str) -> str:
     return ""
 
 
-def _results(records: RunRecords) -> list[EvalResult]:
-    data, found = records.config["data"], []
-    for split, prefix in _SPLITS.items():
-        for key, metric in (("accuracy", {"metric_type": "accuracy"}), ("macro_f1", _MACRO_F1)):
-            if f"{prefix}/{key}" not in records.summary:
-                continue
-            found.append(
-                EvalResult(
-                    task_type="text-classification",
-                    dataset_type=data["path"],
-                    dataset_name=data["path"],
-                    dataset_config=data["name"],
-                    dataset_revision=data["revision"],
-                    dataset_split=data["splits"][split] or split,
-                    metric_value=records.summary[f"{prefix}/{key}"],
-                    **metric,
-                )
-            )
-    return found
+def _results(records: RunRecords, dataset: str) -> list[EvalResult]:
+    """The figures on the test split of `dataset`. None on validation, which may be cut from train: a split that the
+    data set has not."""
+    data = records.config["data"]
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_config=data["name"],
+            dataset_revision=data["revision"],
+            dataset_split=data["splits"]["test"] or "test",
+            metric_value=records.summary[f"test/{key}"],
+            **metric,
+        )
+        for key, metric in (("accuracy", {"metric_type": "accuracy"}), ("macro_f1", _MACRO_F1))
+        if f"test/{key}" in records.summary
+    ]
 
 
 _MACRO_F1: dict[str, Any] = {"metric_type": "f1", "metric_name": "macro F1", "metric_args": {"average": "macro"}}

@@ -157,7 +157,7 @@ def cost(records: RunRecords) -> str:
     for name, summary in parts:
         seconds = None if summary is None else summary.get("perf/seconds", summary.get("perf/training_seconds"))
         if summary is not None and seconds is not None:
-            hours = seconds * summary["world_size"] / 3600
+            hours = summary.get("perf/device_seconds", seconds * summary["world_size"]) / 3600
             lines.append([name, f"{summary['train/steps']:,}", f"{seconds:,.0f}", f"{hours:.4f}"])
     if records.fillings:
         seconds = sum(filling["seconds"] for filling in records.fillings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from huggingface_hub import HfApi, constants, get_token
 
 from accel_kd.errors import RunFailure, UserError
 
+_OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "*.onnx", "*.onnx.data", "export.json")
+"""What exports have, one form or another, beside names that all of them share."""
 _TOKEN = re.compile(r"hf_\w+|Bearer \S+")
 
 
@@ -25,7 +28,8 @@ def check_login() -> None:
 
 
 def push_folder(folder: Path, repository: str, *, is_private: bool) -> str:
-    """Makes the repository if it is not there and uploads every file of `folder` in one commit, the card among them.
+    """Makes the repository if it is not there and uploads every file of `folder` in one commit, the card among them;
+    weights that an export in another form left there go with it.
 
     Returns:
         The address of the commit.
@@ -37,10 +41,23 @@ def push_folder(folder: Path, repository: str, *, is_private: bool) -> str:
     with _told_in_a_line(folder, repository):
         # `private=None` leaves the choice to the account's default where it was not asked for.
         made = api.create_repo(repository, private=True if is_private else None, exist_ok=True)
+        # No patterns are given to be deleted: "*.onnx" would be those in folders of other people's making too.
+        left = [
+            name
+            for name in api.list_repo_files(made.repo_id)
+            if "/" not in name and not (folder / name).exists() and _is_of_an_export(name)
+        ]
         commit = api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, commit_message=f"Upload {folder.name} with accel_kd"
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message=f"Upload {folder.name} with accel_kd",
+            delete_patterns=left or None,
         )
     return str(commit.commit_url)
+
+
+def _is_of_an_export(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OF_AN_EXPORT)
 
 
 @contextmanager

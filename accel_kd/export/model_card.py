@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard
 
 from accel_kd.export import card_sections as sections
@@ -51,7 +52,19 @@ def _versions_and_recipe(records: RunRecords) -> str:
         parts.append(
             "Made with " + ", ".join(f"{name} {version}" for name, version in packages.items() if version) + "."
         )
-    if records.recipe:
-        fenced = f"```yaml\n{records.recipe.rstrip()}\n```"
-        parts.append(f"<details><summary>The whole recipe</summary>\n\n{fenced}\n\n</details>")
+    if recipe := _public(records.recipe):
+        fenced = f"```yaml\n{recipe.rstrip()}\n```"
+        parts.append(f"<details><summary>The recipe</summary>\n\n{fenced}\n\n</details>")
     return "\n\n".join(parts)
+
+
+def _public(recipe: str) -> str:
+    """`recipe` without the sections that say where and for whom it ran, which a card may tell the whole world."""
+    sections = yaml.safe_load(recipe)
+    if not isinstance(sections, dict):
+        return ""
+    shown = {name: section for name, section in sections.items() if name not in _PRIVATE}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) if shown else ""
+
+
+_PRIVATE = {"run", "tracking", "search"}

@@ -14,12 +14,14 @@ from accel_kd.formats.base import Limits
 class Agreement:
     """Student and form on the same `num_rows` rows.
 
-    `agreement` is the share with the same label, ties among them, of which there are `num_ties`; differences are of
-    logits, absolute: the largest, the mean, and the mean as a share of the standard deviation of the student's.
+    `num_same` rows have the same label, `num_ties` others another one that is as good; `agreement` is the share of
+    both. Differences are of logits, absolute: the largest, the mean, and the mean as a share of the standard deviation
+    of the student's.
     """
 
     num_rows: int
     agreement: float
+    num_same: int
     num_ties: int
     largest_difference: float
     mean_difference: float
@@ -31,7 +33,10 @@ class Agreement:
         """The limits that are not kept, each with the figure; none where the form is as good as it must be."""
         found = []
         if not self.agreement >= limits.min_agreement:
-            found.append(f"{self.agreement:.4f} of the labels agree, and {limits.min_agreement:g} must")
+            num_agree = self.num_same + self.num_ties  # a share of 0.99996 is not to read 1.0000
+            found.append(
+                f"{num_agree:,} of {self.num_rows:,} labels agree, and a share of {limits.min_agreement:g} must"
+            )
         if not self.relative_difference <= limits.max_relative_difference:  # NaN is none either
             found.append(
                 f"logits differ by {self.relative_difference:.4g} of their spread on average, and "
@@ -63,6 +68,7 @@ def compare(
     return Agreement(
         num_rows=len(rows),
         agreement=float((same | ties).mean()),
+        num_same=int(same.sum()),
         num_ties=int(ties.sum()),
         largest_difference=float(differences.max()),
         mean_difference=mean,

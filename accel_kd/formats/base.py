@@ -82,6 +82,8 @@ class Form:
     limits: Limits
     usage: str
     """How a user loads it, as Python with `FOLDER` for the place; it ends with `logits`, for `texts`."""
+    library: str = "transformers"
+    """What loads it, by the name that the Hub has for that."""
 
     def check_packages(self, setting: str) -> None:
         """Raises `UserError` where a package that the form needs is missing; `setting` is what asked for it."""

@@ -36,7 +36,7 @@ FORMS = {
             Limits(min_agreement=0.98, max_relative_difference=0.1),
             f"# with torchao installed\n{_PIPELINE}",
         ),
-        Form("onnx", _ONNX, onnx_fp32.write, onnx_fp32.open, _SAME, _SESSION),
+        Form("onnx", _ONNX, onnx_fp32.write, onnx_fp32.open, _SAME, _SESSION, "onnx"),
         Form(
             "onnx-int8",
             _ONNX,
@@ -45,6 +45,7 @@ FORMS = {
             # Measured likewise: 0.9822 and 0.032; with one scale a matrix, which is not good enough, 0.9651 and 0.072.
             Limits(min_agreement=0.97, max_relative_difference=0.1),
             _SESSION,
+            "onnx",
         ),
     )
 }

@@ -13,6 +13,7 @@ first. What is used here is the same in wandb 0.29 to 0.31; a version that lacks
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,9 @@ ArtifactChoice = Literal["none", "references", "model"]
 """The setting: no artifacts, references alone, or the files of models too."""
 
 _LONGEST_NAME = 128
+_UPLOAD_SECONDS = 300.0
+"""How long the end of a run waits for a model's files; rows are sent sooner."""
+_POLL_SECONDS = 0.5
 
 
 def publish(run: wandb.Run, record: ArtifactRecord, choice: ArtifactChoice, *, is_input: bool) -> None:
@@ -36,6 +40,25 @@ def publish(run: wandb.Run, record: ArtifactRecord, choice: ArtifactChoice, *, i
     interface.publish_artifact(
         run, artifact, aliases=["latest"], is_user_created=is_input, use_after_commit=is_input, finalize=True
     )
+
+
+def wait_for_files(run: wandb.Run) -> None:
+    """Return when `run` has nothing left to upload, or after 5 minutes. Raises what wandb raises.
+
+    wandb's own limit on the end of a run is set when the run is opened, when nobody knows yet how it will end.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    interface: Any = run._interface
+    end = time.monotonic() + _UPLOAD_SECONDS
+    num_idle = 0
+    # Twice, since what was queued last may not have begun.
+    while num_idle < 2 and time.monotonic() < end and not run.offline:
+        asked = messages.Record(request=messages.Request(operations=messages.OperationStatsRequest()))
+        answer = interface._deliver(asked).wait_or(timeout=max(_POLL_SECONDS, end - time.monotonic()))
+        num_idle = 0 if answer.response.operations_response.operation_stats.operations else num_idle + 1
+        time.sleep(_POLL_SECONDS)
 
 
 def as_wandb(record: ArtifactRecord, *, with_files: bool) -> wandb.Artifact:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from accel_kd.errors import EXIT_FAILURE, EXIT_STOPPED, EXIT_SUCCESS, UserError
 from accel_kd.tracking.base import ArtifactRecord, RunRecord, RunStatus
 from accel_kd.tracking.jsonl_file import first_rows
-from accel_kd.tracking.wandb_artifacts import ArtifactChoice, publish
+from accel_kd.tracking.wandb_artifacts import ArtifactChoice, publish, wait_for_files
 from accel_kd.tracking.wandb_errors import ADVICE_FOR_ONLINE, explain, is_without_answer, reason
 from accel_kd.tracking.wandb_files import parts_of, prove_writable, take_stock
 from accel_kd.tracking.wandb_mode import ChosenMode, WandbMode, choose_mode, find_credentials
@@ -161,7 +161,7 @@ class WandbTracker:
     def finish(self, status: RunStatus) -> None:
         """Close the run, waiting at most `finish_timeout_seconds` for the upload; raises nothing.
 
-        A stopped run is marked as preempted, so that a sweep starts it again.
+        A finished run waits for its model's files first; a stopped one, marked as preempted for sweeps, does not.
         """
         run = self._run
         if run is None:
@@ -169,6 +169,8 @@ class WandbTracker:
         with self._training_goes_on():
             if self._tables and status is RunStatus.FINISHED:
                 run.log(dict(self._tables), step=self._rows.end, commit=True)
+            if self._artifacts == "model" and status is RunStatus.FINISHED:
+                wait_for_files(run)
             if status is RunStatus.STOPPED:
                 run.mark_preempting()
         self._run = None

@@ -67,7 +67,7 @@ class TrainingCheckpoints:
     ) -> None:
         """`published` is called on rank 0 with the step of each checkpoint that has become safe."""
         self._started = time.perf_counter()
-        self._seconds_before = 0.0
+        self._seconds_before, self._device_seconds_before = 0.0, 0.0
         self.seconds_waited = 0.0
         self._accelerator = accelerator
         self._settings = settings
@@ -106,7 +106,10 @@ class TrainingCheckpoints:
         self._trained.meter.token_positions = checkpoint.state.get("token_positions", 0)
         self._trained.non_finite.num_steps = checkpoint.state["num_nonfinite_steps"]
         self._kept_best = set(checkpoint.state["kept_best"])
-        self._seconds_before = checkpoint.state["seconds"]
+        seconds, num_ranks = checkpoint.state["seconds"], checkpoint.state["world_size"]
+        self._seconds_before = seconds
+        # A checkpoint of an older version knows of its own number of ranks alone.
+        self._device_seconds_before = checkpoint.state.get("device_seconds", seconds * num_ranks)
         self.seconds_waited = checkpoint.state["checkpoint_seconds"]
         self._restore_rank(checkpoint, state.steps)
         if self._accelerator.is_main_process:
@@ -118,6 +121,12 @@ class TrainingCheckpoints:
     def seconds(self) -> float:
         """What this training took so far, earlier attempts included up to their last checkpoint."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def device_seconds(self) -> float:
+        """The same times the number of ranks, which attempts may differ in."""
+        own = time.perf_counter() - self._started
+        return self._device_seconds_before + own * int(self._accelerator.num_processes)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -255,6 +264,7 @@ class TrainingCheckpoints:
             "schedule_steps": self._trained.schedule.last_epoch,
             "scaler": self._trained.engine.scaler_state(),
             "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
             "training_seconds": self._trained.meter.seconds,
             "num_tokens": self._trained.meter.num_tokens,
             "token_positions": self._trained.meter.token_positions,

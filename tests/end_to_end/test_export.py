@@ -49,7 +49,7 @@ def test_a_student_as_onnx_with_all_that_belongs_to_it(
     assert main(["export", str(run), "--to", "onnx"]) == 0
     folder = run / "exports" / "onnx"
     said = capsys.readouterr().out
-    assert "onnx: 1.0000 of 61 labels of test agree" in said and f"The export is in {folder}" in said
+    assert "onnx: 61 of 61 labels of test are the same" in said and f"The export is in {folder}" in said
     expected = {"README.md", "config.json", "export.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
     assert {file.name for file in folder.iterdir()} == expected
     record = json.loads((folder / "export.json").read_text())
@@ -94,8 +94,8 @@ def _renamed_labels(folder: Path) -> None:
     ("spoil", "said"),
     [
         (_scaled, "logits differ by"),
-        (_swapped_columns, "of the labels agree, and 1 must"),
-        (_renamed_labels, "of the labels agree, and 1 must"),
+        (_swapped_columns, "labels agree, and a share of 1 must"),
+        (_renamed_labels, "labels agree, and a share of 1 must"),
     ],
 )
 def test_a_spoilt_export_is_refused_and_the_earlier_one_stays(
@@ -132,17 +132,21 @@ def test_the_thresholds_can_be_moved(run: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_model_needs_a_recipe_and_a_place_and_no_other_folder_is_replaced(
-    run: Path, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    run: Path, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     student = str(run / "student")
     recipe = ["--recipe", "clinc150_minilm", f"data.path={tiny_data}", "data.max_length=32"]
     recipe += [f"teacher.model={tiny_teacher}", "teacher.finetune=null"]
     of_users = tmp_path / "thesis"
     of_users.mkdir()
     (of_users / "chapter.tex").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     for more, said in (
         ([], f"--recipe: {student!r} is no run directory; name the recipe whose data it is tested on"),
         (recipe, f"--output: {student!r} is no run directory; name the folder to write"),
+        ([*recipe, "--output", "."], "--output: . is where this is called, or above it; name a folder inside"),
         ([*recipe, "--output", str(of_users)], f"--output: {of_users} holds something else than an export"),
     ):
         assert main(["export", student, "--to", "safetensors", *more]) == 2
@@ -162,6 +166,8 @@ def test_a_run_that_is_not_finished_is_refused(run: Path, capsys: pytest.Capture
 def test_the_folder_and_its_card_arrive_on_the_hub(run: Path) -> None:
     """On a stand-in for its HTTP API, which the official client calls; `tests/support/hub.py` says which calls."""
     with hub() as server:
+        theirs = {"onnx/model.onnx": b"", "weights.bin": b""}
+        server.files |= {**theirs, "model.onnx": b"", "model.onnx.data": b"", "model.safetensors": b""}
         command = ["export", run, "--to", "safetensors", "--push-to-hub", "somebody/tiny", "--private"]
         done = accel_kd(*command, **server.environment)
         assert done.returncode == 0, done.stderr
@@ -169,7 +175,8 @@ def test_the_folder_and_its_card_arrive_on_the_hub(run: Path) -> None:
         [made] = server.made
         assert (made["organization"], made["name"], made["visibility"]) == ("somebody", "tiny", "private")
         folder = run / "exports" / "safetensors"
-        assert server.files == {file.name: file.read_bytes() for file in folder.iterdir()}
+        own = {file.name: file.read_bytes() for file in folder.iterdir()}
+        assert server.files == theirs | own, "weights of another form went"
         assert b"knowledge-distillation" in server.files["README.md"]
         assert b"## This folder: safetensors" in server.files["README.md"]
         assert "PUT blob" in server.calls and "POST /api/models/somebody/tiny/commit/main" in server.calls

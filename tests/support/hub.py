@@ -1,8 +1,8 @@
-"""A stand-in for the Hub's HTTP API: what `create_repo` and `upload_folder` of huggingface_hub call.
+"""A stand-in for the Hub's HTTP API: what `create_repo`, `list_repo_files` and `upload_folder` of huggingface_hub call.
 
-POST /api/repos/create, POST /api/validate-yaml, POST /api/models/REPO/preupload/main, POST
-/REPO.git/info/lfs/objects/batch, PUT of each large file where the batch says, POST /api/models/REPO/commit/main. The
-official client does the rest: it is told of this server by HF_ENDPOINT.
+POST /api/repos/create, GET /api/models/REPO/tree/main, POST /api/validate-yaml, POST
+/api/models/REPO/preupload/main, POST /REPO.git/info/lfs/objects/batch, PUT of each large file where the batch says,
+POST /api/models/REPO/commit/main. The official client does the rest: it is told of this server by HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.calls.append(f"GET {self._path}")
-        self._answer(404, {"error": "not found"})
+        if "/tree/" in self._path:
+            self._answer(200, [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in self.hub.files])
+        else:
+            self._answer(404, {"error": "not found"})
 
     def do_PUT(self) -> None:
         self.hub.calls.append("PUT blob")
@@ -111,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 self.hub.files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del self.hub.files[value["path"]]
         repository = self._path.removeprefix("/api/models/").partition("/commit/")[0]
         self._answer(
             200,
@@ -124,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", "0")))
 
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
+    def _answer(self, status: int, content: Any) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

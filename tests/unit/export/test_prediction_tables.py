@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 
 from accel_kd.export.prediction_tables import by_label, confused_pairs, differences, predictions
@@ -51,6 +53,18 @@ def test_confused_pairs_are_counted_for_student_and_teacher() -> None:
     assert table.columns == ("label", "taken_for", "times", "share_of_label", "times_by_teacher")
     assert table.rows == [["bank", "alarm", 3, 1.0, 1]]
     assert confused_pairs(ALONE, NAMES).rows == [["bank", "alarm", 3, 1.0, None]]
+
+
+def test_pairs_of_many_labels_take_no_memory_of_their_number_squared() -> None:
+    names = [str(number) for number in range(30_000)]
+    labels = np.array([29_999, 29_999, 29_998, 7, 7])
+    tracemalloc.start()
+    argmax = np.array([1, 1, 0, 8, 7])
+    table = confused_pairs(ScoredRows(labels, argmax, np.zeros(5), np.zeros(5), labels, np.zeros(5)), names)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert table.rows == [["29999", "1", 2, 1.0, 0], ["7", "8", 1, 0.5, 0], ["29998", "0", 1, 1.0, 0]]
+    assert peak < 2**20
 
 
 def test_labels_come_worst_first_with_recall_and_precision() -> None:

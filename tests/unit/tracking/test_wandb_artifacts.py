@@ -7,10 +7,11 @@ import importlib.util
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
-from accel_kd.tracking import ArtifactRecord
+from accel_kd.tracking import ArtifactRecord, RunStatus, WandbTracker
 from accel_kd.tracking.wandb_artifacts import as_wandb, wandb_name
 from tests.support.wandb_runs import (
     KILL_WITH_WANDB_CORE,
@@ -105,6 +106,19 @@ def test_the_files_of_a_model_are_sent_from_where_they_lie_and_only_if_asked_for
     assert contents["model.safetensors"]["local_path"] == str(student / "model.safetensors")
     assert [entry["path"] for entry in found["model"]["data-clinc150"]["manifest"]["contents"]] == ["location"]
     assert found["none"] == {}
+
+
+@pytest.mark.parametrize("status", [RunStatus.FINISHED, RunStatus.STOPPED, RunStatus.FAILED])
+def test_only_a_finished_run_waits_for_the_files_of_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: RunStatus
+) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr("accel_kd.tracking.wandb_tracker.wait_for_files", waited.append)
+    tracker = WandbTracker("online", "p", None, tmp_path, tmp_path / "id", tmp_path / "metrics", artifacts="model")
+    tracker._run = run = MagicMock()
+    tracker.finish(status)
+    assert waited == ([run] if status is RunStatus.FINISHED else [])
+    assert tracker._settings().finish_timeout == 10.0 and run.finish.called
 
 
 def test_an_artifact_that_cannot_be_sent_costs_a_warning_and_no_row(tmp_path: Path) -> None:
