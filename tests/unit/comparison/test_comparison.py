@@ -99,7 +99,7 @@ def test_device_hours_are_those_of_all_ranks() -> None:
     assert figures == {"device_hours": 2.0, "accuracy": 0.5}
     # Half of it on another number of ranks.
     counted = {"perf/seconds": 1800.0, "perf/device_seconds": 3600.0, "world_size": 4}
-    assert figures_of_run(counted, (), "test") == {"device_hours": 1.0}
+    assert figures_of_run(counted, None, "test") == {"device_hours": 1.0}
 
 
 def test_json_holds_everything_in_full_precision_and_no_number_that_json_lacks() -> None:
