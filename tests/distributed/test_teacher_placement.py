@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from accel_kd.errors import EXIT_STOPPED
+from accel_kd.models.first_token import read_first_token_only
 from tests.support import tiny
 from tests.support.exactness import differences, recipe
 from tests.support.forks import ForkedRun, Forks
@@ -37,6 +38,8 @@ def plain(forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path_factory: p
 def expected(teacher: Path, rank: int, number: int) -> torch.Tensor:
     """What Transformers makes of a batch in this one process."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+    # As teachers are asked; the whole last layer rounds otherwise.
+    assert read_first_token_only(model)
     ids, mask = batch(rank, number)
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
