@@ -78,7 +78,7 @@ def _bert_layer(
     layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **unread: Any
 ) -> Tensor:
     """In place of `BertLayer.forward`: `[N, L, H]` -> `[N, 1, H]`."""
-    attention, first = layer.attention.self, hidden_states[:, :1]
+    attention, first = layer.attention.self, _first(hidden_states)
     context = _attended(
         attention.query(first), attention.key(hidden_states), attention.value(hidden_states),
         attention_mask, attention.num_attention_heads, attention.dropout.p if layer.training else 0.0,
@@ -91,7 +91,7 @@ def _distilbert_layer(
     layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **unread: Any
 ) -> Tensor:
     """In place of `TransformerBlock.forward`: `[N, L, H]` -> `[N, 1, H]`."""
-    attention, first = layer.attention, hidden_states[:, :1]
+    attention, first = layer.attention, _first(hidden_states)
     context = _attended(
         attention.q_lin(first), attention.k_lin(hidden_states), attention.v_lin(hidden_states),
         attention_mask, attention.n_heads, attention.dropout.p if layer.training else 0.0,
@@ -99,6 +99,12 @@ def _distilbert_layer(
     attended = layer.sa_layer_norm(attention.out_lin(context) + first)
     output: Tensor = layer.output_layer_norm(layer.ffn(attended) + attended)
     return output
+
+
+def _first(hidden_states: Tensor) -> Tensor:
+    """`[N, L, H]` -> `[N, 1, H]`. With the gaps of a slice, torch multiplies row by row, and rounds by whether the
+    weights need a gradient."""
+    return hidden_states[:, :1].contiguous()
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, num_heads: int, dropout: float) -> Tensor:
