@@ -155,7 +155,9 @@ def test_wandb_has_each_prediction_and_the_way_from_the_data_to_the_student(fini
 def test_the_card_says_what_the_summary_says(finished: tuple[Path, str]) -> None:
     text = (finished[0] / "student" / "README.md").read_text()
     front = yaml.safe_load(text.split("---")[1])
-    assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == summary(finished[0])["test/accuracy"]
+    # These data are not on the Hub, which is told figures of data that it can show.
+    assert "model-index" not in front and "knowledge-distillation" in front["tags"]
+    assert f"{summary(finished[0])['test/accuracy']:.4f}" in text
     assert "student without teacher" in text
 
 
