@@ -90,7 +90,8 @@ def test_from_a_store_in_fp32_a_run_is_the_streamed_one_to_the_last_bit(
     assert losses(tmp_path / "run") == pytest.approx(losses(streamed / "run"), rel=rounding, abs=rounding)
     for name, value in summary(streamed / "run").items():
         if name.startswith(("eval/", "test/", "teacher/")):
-            assert summary(tmp_path / "run")[name] == pytest.approx(value, rel=rounding, abs=rounding), name
+            same = value if isinstance(value, str) else pytest.approx(value, rel=rounding, abs=rounding)
+            assert summary(tmp_path / "run")[name] == same, name
     weights = [load_file(folder / "student" / "model.safetensors") for folder in (streamed / "run", tmp_path / "run")]
     if not rounding:
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
