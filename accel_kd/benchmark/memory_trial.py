@@ -22,7 +22,9 @@ from accel_kd.assembly.shapes import Lengths
 from accel_kd.benchmark.peak_memory import PeakMemory
 from accel_kd.config import RunConfig, load_recipe
 from accel_kd.config.checks import accumulation_steps
+from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.engines import start_engine
+from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.labels import names_in_order
 from accel_kd.models.loading import input_names, new_classifier
 from accel_kd.run_plan.stages import Machine, Planner
@@ -58,14 +60,21 @@ def _training(accelerator: Accelerator, config: RunConfig, planner: Planner) -> 
     teacher = None
     if planner.streams and planner.shapes.teacher is not None:
         weights = new_classifier(planner.shapes.teacher.config, "teacher.model").to(planner.teacher_dtype(config))
-        teacher = StreamingTeacher(weights, task, accelerator.device)
-    student = new_classifier(planner.shapes.student.config, "student.model")
+        teacher = StreamingTeacher(_as_run(weights, config), task, accelerator.device)
+    student = _as_run(new_classifier(planner.shapes.student.config, "student.model"), config)
     scaled_loss = accelerator.mixed_precision == "fp16"
     optimizer = make_optimizer(config.training.optimizer, student, 1e-5, 0.01, scaled_loss=scaled_loss)
     schedule = learning_rate_schedule(optimizer, "constant", _STEPS, 0.0)
     engine = start_engine(accelerator, student, optimizer, config.training.max_grad_norm)
     step = EagerStep(accelerator, engine, schedule, task, objective(config.objective), teacher)
     return step, _batches(config, student, accelerator.num_processes)
+
+
+def _as_run(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
+    """The model with its last layer as a run computes it."""
+    if config.training.first_token_only and hidden_states_term(config.objective) is None:
+        read_first_token_only(model)
+    return model
 
 
 def _batches(config: RunConfig, student: PreTrainedModel, world_size: int) -> StepBatches:
