@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from accel_kd.distributed.asked_strategy import Strategy, asked_strategy, is_set
 from accel_kd.distributed.cpu_threads import threads_of_rank, usable_cpus
 from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
+from accel_kd.distributed.freed_memory import keep_freed_memory
 from accel_kd.distributed.fsdp2_start import fsdp2_plugin, start_fsdp2_on_cpu
 from accel_kd.errors import UserError
 
@@ -87,6 +88,8 @@ def start(precision: str | None, rank_timeout_seconds: float = 1800.0, threads: 
     # Behind Accelerate, which sets a number of its own in some launches.
     if (num_threads := threads_of_rank(threads, usable_cpus())) is not None:
         torch.set_num_threads(num_threads)
+    if not has_device:
+        keep_freed_memory()
     _prove(accelerator, strategy)
     return accelerator
 

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from accel_kd.distributed.freed_memory import release_freed_memory
 from accel_kd.models.layers import layers
 
 Placement = Literal["replicated", "sharded", "offloaded"]
@@ -65,6 +66,7 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    release_freed_memory()
 
 
 def _sharded(model: PreTrainedModel, device: torch.device, world_size: int) -> PreTrainedModel:
