@@ -30,7 +30,10 @@ def add_parser(kinds: argparse._SubParsersAction[Any], names: Callable[[str], li
         epilog="Results of a run directory are also kept in its model_benchmark.json. Further forms: torch-bf16, "
         "torchao-int8-compiled.",
     )
-    model.add_argument("paths", nargs="+", metavar="PATH", help="a run directory; or a model's folder or Hub id")
+    model.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a run directory, RUN/control or RUN/teacher; or a model's folder or "
+        "Hub id",
+    )  # fmt: skip
     model.add_argument("--recipe", help="whose data to score on; default: that of the first run directory")
     model.add_argument("--with-teacher", action="store_true", help="measure the teacher of each run directory too")
     model.add_argument("--split", default="test", choices=["train", "validation", "test"], help="default: test")

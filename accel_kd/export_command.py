@@ -23,7 +23,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         epilog="fp32 forms must give every label, int8 forms 98 % (torchao) or 97 % (onnx) of them. An export takes "
         "the place of an earlier one only if it is good.",
     )
-    export.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory; or a model's folder or Hub id")
+    export.add_argument(
+        "source", metavar="RUN_OR_MODEL", help="a run directory, RUN/control or RUN/teacher; or a model's folder or "
+        "Hub id",
+    )  # fmt: skip
     export.add_argument("--to", required=True, choices=_FORMS, help="the form", metavar="|".join(_FORMS))
     export.add_argument("--recipe", help="whose data to compare on; default: the run's own")
     export.add_argument("--output", metavar="FOLDER", help="default: RUN/exports/FORM")

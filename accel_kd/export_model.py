@@ -111,12 +111,18 @@ def _resolved(request: Request, config: RunConfig | None) -> tuple[Checkpoint, s
     if is_run(request.source):
         directory, own = read_run(request.source)
         folder = Path(request.output or directory.path / "exports" / request.form)
-        return student_of(directory), directory.path.resolve().name, config or own, folder
+        return student_of(directory), _name_of(directory.path.resolve()), config or own, folder
     if config is None:
         raise UserError(f"--recipe: {request.source!r} is no run directory; name the recipe whose data it is tested on")
     if request.output is None:
         raise UserError(f"--output: {request.source!r} is no run directory; name the folder to write")
     return Checkpoint(request.source, "model"), Path(request.source).name, config, Path(request.output)
+
+
+def _name_of(path: Path) -> str:
+    """Of a run, or of a part of one: `runs/a/control` is `a-control`."""
+    is_part = path.name in ("control", "teacher") and (path.parent / "config.yaml").is_file()
+    return f"{path.parent.name}-{path.name}" if is_part else path.name
 
 
 def _refuse_other_content(folder: Path) -> None:

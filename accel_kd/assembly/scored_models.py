@@ -24,6 +24,8 @@ from accel_kd.signals import IGNORED_LABEL
 
 _WHOLE = {"labelled_fraction": 1.0, "max_train_examples": None}
 """What a recipe leaves out or hides for training."""
+_PARTS = {"control": "student", "teacher": "model"}
+"""The models that a run trains beside its student, and what the folder of each is called."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +85,43 @@ def read_scored_model(config: RunConfig, source: Checkpoint, data: WholeSplit) -
 
 
 def is_run(path: str) -> bool:
-    """Whether a run directory is there, finished or not."""
-    return (Path(path) / "config.yaml").is_file()
+    """Whether a run directory is there, finished or not, or the `control` or `teacher` that was trained in one."""
+    return _owner(path).config.is_file() and (Path(path).name not in _PARTS or Path(path).is_dir())
 
 
 def read_run(path: str, overrides: Sequence[str] = ()) -> tuple[RunDirectory, RunConfig]:
-    """A finished run, and its recipe.
+    """A finished run, or finished part of a run, and its recipe.
 
     Raises:
         UserError: it is not finished, or its recipe cannot be read.
     """
+    owner = _owner(path)
     directory = RunDirectory(Path(path))
+    if owner.path != directory.path:
+        directory = owner.part(directory.path.name, _PARTS[directory.path.name])
     if not directory.is_finished:
         raise UserError(f"{path}: holds a run that is not finished; finish it, or name the folder of a model")
-    return directory, load_recipe(str(directory.config), overrides)
+    return directory, load_recipe(str(owner.config), overrides)
+
+
+def _owner(path: str) -> RunDirectory:
+    """The run of which `path` is the directory or a part."""
+    own = RunDirectory(Path(path))
+    return RunDirectory(own.path.parent) if own.path.name in _PARTS and not own.config.is_file() else own
 
 
 def student_of(directory: RunDirectory) -> Checkpoint:
-    """The exported student of a finished run."""
+    """The exported model of a finished run, or of a part of one."""
     return Checkpoint(str(directory.model), "model")
 
 
 def teacher_of(directory: RunDirectory, config: RunConfig) -> Checkpoint:
-    """The teacher of a run: the one that it fine-tuned, else the one that the recipe names.
+    """The teacher of a run or of a part of one: the one that it fine-tuned, else the one that the recipe names.
 
     Raises:
         UserError: it had none.
     """
-    tuned = directory.part("teacher", "model")
+    tuned = _owner(str(directory.path)).part("teacher", "model")
     if tuned.is_finished:
         return Checkpoint(str(tuned.model), "model")
     if config.teacher.model is None:

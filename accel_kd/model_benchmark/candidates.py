@@ -19,8 +19,8 @@ _TEACHER = "teacher of "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, what tables call it, and, if it is the student of a run, that run, the digest of its weights (None in a
-    run of before there was one), and the run's own settings of what a whole split of its data is."""
+    """A model, what tables call it, and, if it is one that a run trained, that run, the digest of its weights (None in
+    a run of before there was one), and the run's own settings of what a whole split of its data is."""
 
     name: str
     checkpoint: Checkpoint
@@ -35,7 +35,7 @@ def find_candidates(
     """The models at `paths`, and the recipe whose data they are scored on: `config`, else that of the first run.
 
     Args:
-        paths: run directories, folders of models, Hub ids.
+        paths: run directories, RUN/control or RUN/teacher, folders of models, Hub ids.
         config: the recipe that was asked for.
         with_teacher: put the teacher of each run before its student; one that several runs share, once.
 
@@ -50,12 +50,13 @@ def find_candidates(
             continue
         directory, own = read_run(path)
         config = config or own
+        student = student_of(directory)
         if with_teacher:
             teacher = teacher_of(directory, own)
-            if teacher not in [candidate.checkpoint for candidate in found]:
+            if teacher not in [student, *(candidate.checkpoint for candidate in found)]:
                 found.append(Candidate(f"{_TEACHER}{path}", teacher))
         weights = directory.read_summary().get("weights_sha256")
-        found.append(Candidate(path, student_of(directory), directory, weights, data_read_whole(own)))
+        found.append(Candidate(path, student, directory, weights, data_read_whole(own)))
     if config is None:
         raise UserError(f"--recipe: {paths[0]!r} is no run directory; name the recipe whose data are used")
     names = [candidate.name for candidate in found]

@@ -45,6 +45,25 @@ def test_a_run_is_its_student_and_where_asked_its_teacher_before_it(make_run: Ma
     assert again == student
 
 
+def test_the_models_beside_a_student_are_named_by_their_folders(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", tuned=True)
+    (tmp_path / "a" / "control").mkdir()
+    (tmp_path / "a" / "control" / "summary.json").write_text('{"weights_sha256": "c0"}')
+    paths = [run, f"{run}/control", f"{run}/teacher"]
+    (student, control, teacher), config = find_candidates(paths, None, with_teacher=False)
+    assert [one.name for one in (student, control, teacher)] == ["a", "control", "teacher"]
+    assert control.checkpoint.name == f"{run}/control/student" and teacher.checkpoint.name == f"{run}/teacher/model"
+    assert control.run is not None and str(control.run.path) == f"{run}/control"
+    assert (control.weights_sha256, control.own_data) == ("c0", student.own_data)
+    assert find_candidates(paths[1:], None, with_teacher=False)[1] == config, "the recipe of the run that they are of"
+    with_teacher = find_candidates([f"{run}/control"], None, with_teacher=True)[0]
+    assert [one.checkpoint.name for one in with_teacher] == [f"{run}/teacher/model", f"{run}/control/student"]
+    assert len(find_candidates([f"{run}/teacher"], None, with_teacher=True)[0]) == 1
+    (tmp_path / "a" / "control" / "summary.json").unlink()
+    with pytest.raises(UserError, match="a/control: holds a run that is not finished"):
+        find_candidates([f"{run}/control"], None, with_teacher=False)
+
+
 def test_a_run_brings_the_digest_of_its_weights_and_the_data_that_it_is_itself_scored_on(make_run: MakeRun) -> None:
     alike = ["data.labelled_fraction=0.5", "data.max_train_examples=9", "data.resident_megabytes=0"]
     runs = [make_run("a"), make_run("b", *alike), make_run("c", "data.max_length=8")]
