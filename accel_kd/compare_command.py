@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )  # fmt: skip
     compare.add_argument("--split", default="test", choices=["test", "validation"], help="default: test")
     compare.add_argument("--wandb", metavar="ENTITY/PROJECT", help="read runs from W&B's server, too")
-    compare.add_argument("--group", help="with --wandb: only the runs of this group")
+    compare.add_argument("--group", help="of W&B: with --wandb only its runs, with --push-to-wandb where it is put")
     compare.add_argument("--level", type=_level, default=0.95, help="of the intervals; default: 0.95")
     compare.add_argument("--each", action="store_true", help="compare runs singly that differ in their seed alone")
     compare.add_argument("--unfinished", action="store_true", help="take runs that have not finished as they are")
@@ -37,6 +37,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     compare.add_argument("--markdown", metavar="FILE", help="write what is printed to this file")
     compare.add_argument("--html", metavar="FILE", help="write a page with tables and plots")
     compare.add_argument("--png", metavar="FOLDER", help="write the plots into this folder")
+    compare.add_argument(
+        "--push-to-wandb", metavar="[ENTITY/]PROJECT", help="put the tables and the page into a W&B run; without a "
+        "key, into ./wandb for `wandb sync`",
+    )  # fmt: skip
     compare.set_defaults(command=_compare)
 
 
@@ -45,11 +49,17 @@ def _compare(parsed: argparse.Namespace) -> str:
     apart by these rows; seeds of one setting pooled; what the settings differ in, and what the models cost."""
     if not parsed.runs and parsed.wandb is None:
         raise UserError("compare: name run directories, or --wandb ENTITY/PROJECT")
-    if parsed.group is not None and parsed.wandb is None:
-        raise UserError("--group: is of a W&B project; add --wandb ENTITY/PROJECT")
+    if parsed.group is not None and parsed.wandb is None and parsed.push_to_wandb is None:
+        raise UserError("--group: is of a W&B project; add --wandb ENTITY/PROJECT or --push-to-wandb PROJECT")
     if parsed.wandb is not None and len([part for part in parsed.wandb.split("/") if part]) != 2:
         raise UserError(f"--wandb: {parsed.wandb!r} is not ENTITY/PROJECT")
-    for option, wanted in (("--html", parsed.html), ("--png", parsed.png)):
+    if parsed.push_to_wandb is not None:
+        from accel_kd.comparison.wandb_push import project_of
+
+        project_of(parsed.push_to_wandb)
+    for option, wanted in (
+        ("--html", parsed.html), ("--png", parsed.png), ("--push-to-wandb", parsed.push_to_wandb),
+    ):  # fmt: skip
         if wanted is not None:
             from accel_kd.comparison.figures.style import refuse_figures
 
@@ -64,6 +74,10 @@ def _compare(parsed: argparse.Namespace) -> str:
     )  # fmt: skip
     text = comparison_text(comparison)
     written = _write(comparison, text, parsed)
+    if parsed.push_to_wandb is not None:
+        from accel_kd.comparison.wandb_push import push
+
+        push(comparison, parsed.push_to_wandb, parsed.group)
     return "\n\n".join([text, *written])
 
 

@@ -4,7 +4,7 @@ from accel_kd.tracking.base import ArtifactRecord, CompositeTracker, JobType, Nu
 from accel_kd.tracking.environment import describe_environment
 from accel_kd.tracking.jsonl_tracker import JsonlRecord, JsonlTracker, read_record, read_rows
 from accel_kd.tracking.wandb_artifacts import ArtifactChoice
-from accel_kd.tracking.wandb_mode import WandbMode
+from accel_kd.tracking.wandb_mode import WandbMode, Words
 from accel_kd.tracking.wandb_tracker import WandbTracker
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Tracker",
     "WandbMode",
     "WandbTracker",
+    "Words",
     "describe_environment",
     "read_record",
     "read_rows",

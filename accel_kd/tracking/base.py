@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-JobType = Literal["teacher", "cache", "control", "distill", "search", "benchmark"]
+JobType = Literal["teacher", "cache", "control", "distill", "search", "benchmark", "compare"]
 """What the run trains: the teacher itself, the student without a teacher, or the student from the teacher, alone or
-as a trial of a search; `cache` puts the teacher's logits into a store; `benchmark` measures."""
+as a trial of a search; `cache` puts the teacher's logits into a store; `benchmark` measures; `compare` holds what is
+said of other runs."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,6 @@ import re
 from accel_kd.tracking.wandb_mode import ChosenMode
 
 _LONGEST_REASON = 400  # characters of wandb's own words that a message keeps
-ADVICE_FOR_ONLINE = (
-    "Set tracking.mode=offline to keep the run on disk for `wandb sync`, or tracking.mode=disabled to go without W&B."
-)
-_ADVICE_FOR_OFFLINE = "Mend that, or set tracking.mode=disabled to go without W&B."
 # wandb repeats what may pass (a refused connection, a 5xx) until its time is up, and says so in these words; a key or a
 # project that the server refuses it reports at once, as `returned error 401`.
 _NO_ANSWER = re.compile(
@@ -26,13 +22,22 @@ def is_without_answer(error: Exception) -> bool:
     return isinstance(error, wandb.errors.CommError | TimeoutError) and bool(_NO_ANSWER.search(str(error)))
 
 
-def explain(error: Exception, chosen: ChosenMode, credentials: str | None) -> str:
-    """Why W&B cannot start, and what to do."""
-    advice = ADVICE_FOR_ONLINE if chosen.mode == "online" else _ADVICE_FOR_OFFLINE
+def advice_for_online(switch: str) -> str:
+    """What to do where an online run cannot start; `switch` takes another mode."""
+    return f"Set {switch}=offline to keep the run on disk for `wandb sync`, or {_without(switch)}."
+
+
+def _without(switch: str) -> str:
+    return f"{switch}=disabled to go without W&B"
+
+
+def explain(error: Exception, chosen: ChosenMode, credentials: str | None, switch: str) -> str:
+    """Why W&B cannot start, and what to do; `switch` takes another mode."""
+    advice = advice_for_online(switch) if chosen.mode == "online" else f"Mend that, or set {_without(switch)}."
     if isinstance(error, ImportError):
-        advice = "Install wandb, or set tracking.mode=disabled to go without W&B."
+        advice = f"Install wandb, or set {_without(switch)}."
     elif isinstance(error, OSError) and error.filename is not None:  # about a file, so offline would fail as well
-        advice = _ADVICE_FOR_OFFLINE
+        advice = f"Mend that, or set {_without(switch)}."
     return f"{chosen.origin}: W&B cannot start: {reason(error, credentials)}. {advice}"
 
 

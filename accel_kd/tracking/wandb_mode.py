@@ -30,6 +30,17 @@ _CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com", "forge.coreweave.com"
 
 
 @dataclass(frozen=True)
+class Words:
+    """How messages name what asked for W&B with the mode `auto`, and what takes another mode."""
+
+    asked: str
+    switch: str
+
+
+OF_RECIPES = Words("tracking.mode=auto", "tracking.mode")
+
+
+@dataclass(frozen=True)
 class ChosenMode:
     """What `start` will do, and the words that say why."""
 
@@ -39,23 +50,25 @@ class ChosenMode:
     """Online only because a key was found: where no server answers, offline will do."""
 
 
-def choose_mode(setting: WandbMode, environ: Mapping[str, str], has_credentials: Callable[[], bool]) -> ChosenMode:
+def choose_mode(
+    setting: WandbMode, environ: Mapping[str, str], has_credentials: Callable[[], bool], words: Words = OF_RECIPES
+) -> ChosenMode:
     """A setting other than `auto` decides alone; else WANDB_MODE does where set, else whether there are credentials.
 
     Raises `UserError` if WANDB_MODE decides and is none of online, offline and disabled.
     """
     if setting != "auto":
-        return ChosenMode(setting, f"tracking.mode={setting}")
+        return ChosenMode(setting, f"{words.switch}={setting}")
     if variable := environ.get("WANDB_MODE"):
         if variable not in _MODE_OF_VARIABLE:
             raise UserError(
-                f"tracking.mode=auto: WANDB_MODE is {variable!r}, not online, offline or disabled. "
-                "Unset WANDB_MODE, or set tracking.mode=offline or tracking.mode=disabled."
+                f"{words.asked}: WANDB_MODE is {variable!r}, not online, offline or disabled. "
+                f"Unset WANDB_MODE, or set {words.switch}=offline or {words.switch}=disabled."
             )
-        return ChosenMode(_MODE_OF_VARIABLE[variable], f"tracking.mode=auto, with WANDB_MODE={variable}")
+        return ChosenMode(_MODE_OF_VARIABLE[variable], f"{words.asked}, with WANDB_MODE={variable}")
     if has_credentials():
-        return ChosenMode("online", "tracking.mode=auto, online because a W&B key was found", may_fall_back=True)
-    return ChosenMode("offline", "tracking.mode=auto, offline because no W&B key was found")
+        return ChosenMode("online", f"{words.asked}, online because a W&B key was found", may_fall_back=True)
+    return ChosenMode("offline", f"{words.asked}, offline because no W&B key was found")
 
 
 def find_credentials(settings: wandb.Settings, environ: Mapping[str, str]) -> str | None:

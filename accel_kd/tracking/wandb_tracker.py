@@ -24,11 +24,12 @@ from accel_kd.errors import EXIT_FAILURE, EXIT_STOPPED, EXIT_SUCCESS, UserError
 from accel_kd.tracking.base import ArtifactRecord, RunRecord, RunStatus
 from accel_kd.tracking.jsonl_file import first_rows
 from accel_kd.tracking.wandb_artifacts import ArtifactChoice, publish, wait_for_files
-from accel_kd.tracking.wandb_errors import ADVICE_FOR_ONLINE, explain, is_without_answer, reason
+from accel_kd.tracking.wandb_errors import advice_for_online, explain, is_without_answer, reason
 from accel_kd.tracking.wandb_files import parts_of, prove_writable, take_stock
-from accel_kd.tracking.wandb_mode import ChosenMode, WandbMode, choose_mode, find_credentials
+from accel_kd.tracking.wandb_mode import OF_RECIPES, ChosenMode, WandbMode, Words, choose_mode, find_credentials
 from accel_kd.tracking.wandb_rows import HeldRows, RowMirror
 from accel_kd.tracking.wandb_run_id import load_or_create_run_id
+from accel_kd.tracking.wandb_settings import quiet_settings
 
 if TYPE_CHECKING:
     import wandb
@@ -64,6 +65,7 @@ class WandbTracker:
         metrics_file: Path,
         *,
         artifacts: ArtifactChoice = "references",
+        words: Words = OF_RECIPES,
         init_timeout_seconds: float = 15.0,
         finish_timeout_seconds: float = 10.0,
     ) -> None:
@@ -74,11 +76,12 @@ class WandbTracker:
         self._run_id_file = run_id_file
         self._metrics_file = metrics_file
         self._artifacts: ArtifactChoice = artifacts
+        self._words = words
         self._init_timeout_seconds = init_timeout_seconds
         self._finish_timeout_seconds = finish_timeout_seconds
         self._run: wandb.Run | None = None
         self._rows = RowMirror(HeldRows(), self._send)
-        self._tables: dict[str, Any] = {}
+        self._media: dict[str, Any] = {}
         self._credentials: str | None = None
         self._has_warned = False
 
@@ -93,9 +96,10 @@ class WandbTracker:
         or the run id file cannot be used.
         """
         assert self._run is None, "start() was called twice"
-        chosen = ChosenMode("offline" if self._mode == "offline" else "online", f"tracking.mode={self._mode}")
+        asked = self._words.asked if self._mode == "auto" else f"{self._words.switch}={self._mode}"
+        chosen = ChosenMode("offline" if self._mode == "offline" else "online", asked)
         try:
-            chosen = choose_mode(self._mode, os.environ, self._has_credentials)
+            chosen = choose_mode(self._mode, os.environ, self._has_credentials, self._words)
             if chosen.mode == "disabled":
                 _logger.info("W&B is off: %s.", chosen.origin)
                 return
@@ -104,7 +108,7 @@ class WandbTracker:
             raise
         except Exception as error:
             # Without the cause: it may quote what this message leaves out.
-            raise UserError(explain(error, chosen, self._credentials)) from None
+            raise UserError(explain(error, chosen, self._credentials, self._words.switch)) from None
         _logger.info("W&B: %s", self._run.url if chosen.mode == "online" else f"offline; later: {self._sync_command()}")
         self._rows = RowMirror(held, self._send)
         with self._training_goes_on():
@@ -133,7 +137,7 @@ class WandbTracker:
                 import wandb
 
                 data = [list(row) for row in rows]
-                self._tables[name] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+                self._media[name] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
 
     def show(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """As `table`."""
@@ -147,13 +151,26 @@ class WandbTracker:
             if self._run is not None and len(label_names) <= _MOST_CLASSES_DRAWN:
                 from wandb.plot import confusion_matrix
 
-                self._tables[name] = confusion_matrix(
+                self._media[name] = confusion_matrix(
                     y_true=list(labels), preds=list(argmax), class_names=list(label_names), title=name
                 )
+
+    def page(self, name: str, html: str) -> None:
+        """Queue a whole HTML page, as a table is queued; raises nothing."""
+        with self._training_goes_on():
+            if self._run is not None:
+                import wandb
+
+                self._media[name] = wandb.Html(html, inject=False)
 
     def produced(self, artifact: ArtifactRecord) -> None:
         """Queue what the run made; raises nothing."""
         self._publish(artifact, is_input=False)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether W&B, or the folder for `wandb sync`, has taken all that it was given so far."""
+        return not self._has_warned
 
     def flush(self) -> None:
         """Do nothing: wandb writes when it likes, and what it loses is sent again from the JSON lines."""
@@ -167,8 +184,8 @@ class WandbTracker:
         if run is None:
             return
         with self._training_goes_on():
-            if self._tables and status is RunStatus.FINISHED:
-                run.log(dict(self._tables), step=self._rows.end, commit=True)
+            if self._media and status is RunStatus.FINISHED:
+                run.log(dict(self._media), step=self._rows.end, commit=True)
             if self._artifacts == "model" and status is RunStatus.FINISHED:
                 wait_for_files(run)
             if status is RunStatus.STOPPED:
@@ -178,6 +195,7 @@ class WandbTracker:
             try:
                 run.finish(exit_code=_EXIT_CODES[status])
             except TimeoutError:
+                self._has_warned = True
                 _logger.warning(
                     "W&B has not taken all rows within %g seconds: they are in %s, and the JSON lines have them all.",
                     self._finish_timeout_seconds,
@@ -200,7 +218,7 @@ class WandbTracker:
         """As `_open`, but offline where nobody asked for online by name and the server does not answer."""
         if not chosen.may_fall_back:
             return chosen, *self._open(run, chosen)
-        offline = ChosenMode("offline", "tracking.mode=auto, offline because W&B did not answer")
+        offline = ChosenMode("offline", f"{self._words.asked}, offline because W&B did not answer")
         if time.monotonic() < WandbTracker._silent_until:
             return offline, *self._open(run, offline)
         try:
@@ -223,7 +241,7 @@ class WandbTracker:
         if chosen.mode == "online" and not self._has_credentials():
             raise UserError(
                 f"{chosen.origin}: W&B cannot start: there is no key in WANDB_API_KEY or in the netrc file, where "
-                f"`wandb login` saves one. {ADVICE_FOR_ONLINE}"
+                f"`wandb login` saves one. {advice_for_online(self._words.switch)}"
             )
         prove_writable(self._directory)
         run_id = load_or_create_run_id(self._run_id_file)
@@ -244,7 +262,7 @@ class WandbTracker:
             mode="online" if chosen.mode == "online" else "offline",
             # By default wandb hands back a run that is already open in this process, and ours would be mixed into it.
             reinit="create_new",
-            settings=self._settings(),
+            settings=quiet_settings(self._init_timeout_seconds, self._finish_timeout_seconds),
         )
         opened.define_metric("step")
         opened.define_metric("*", step_metric="step")
@@ -265,26 +283,6 @@ class WandbTracker:
 
         self._credentials = find_credentials(wandb.setup().settings, os.environ)
         return self._credentials is not None
-
-    def _settings(self) -> wandb.Settings:
-        import wandb
-
-        return wandb.Settings(
-            init_timeout=self._init_timeout_seconds,
-            # Its dozen lines at the start and the end of each run would drown ours.
-            silent=True,
-            console="off",
-            save_code=False,
-            disable_code=True,
-            # Commands, paths, remotes and requirements can carry tokens; `environment` has what a comparison needs.
-            disable_git=True,
-            disable_job_creation=True,
-            x_disable_meta=True,
-            x_save_requirements=False,
-            # Without it, finishing waits for as long as the server is away.
-            finish_timeout=self._finish_timeout_seconds,
-            finish_timeout_raises=True,
-        )
 
     @contextlib.contextmanager
     def _training_goes_on(self) -> Iterator[None]:

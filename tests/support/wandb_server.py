@@ -81,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             url = f"http://{self.headers['host']}/upload"
             files = [{"name": name, "uploadUrl": url} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if "query ArtifactType(" in query:  # of a table, before it is there
+            return {"project": {"artifact": None}}
         if answer := self.data_of_artifacts(query, variables):
             return answer
         return {"model": None}

@@ -43,13 +43,22 @@ def write_page(comparison: Comparison, path: Path, made: datetime | None = None)
     Raises:
         UserError: matplotlib is not installed, or `path` cannot be written.
     """
-    refuse_figures("the page")
-    html = _rendered(comparison, made or datetime.now(UTC))
+    html = page_of(comparison, made)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"the page: {path} cannot be written: {error}; name another file") from error
+
+
+def page_of(comparison: Comparison, made: datetime | None = None) -> str:
+    """The page as text.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    refuse_figures("the page")
+    return _rendered(comparison, made or datetime.now(UTC))
 
 
 def _rendered(comparison: Comparison, made: datetime) -> str:
