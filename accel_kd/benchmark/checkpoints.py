@@ -7,15 +7,18 @@ stop:  the recipe, sent SIGTERM again and again -> tables on standard output, ro
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from accel_kd.benchmark.command_line import Parser, answered, append_rows, count
+from accel_kd.benchmark.command_line import (
+    answered,
+    append_rows,
+    count,
+    recipe_parser,
+    report,
+    run_as_program,
+)
 from accel_kd.benchmark.price import Trial, Variant, measure_prices, run_trial, unequal_weights, variants
 from accel_kd.benchmark.program import PROGRAM
 from accel_kd.benchmark.report import circumstances, heading, price_rows, price_table, stop_row, stop_table
@@ -54,7 +57,7 @@ def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
             settings = given | _settings(config, parsed.steps) | variant.settings
             return run_trial(program, parsed.recipe, settings, parsed.steps, folder / "price")
 
-        prices = measure_prices(variants(parsed.every, parsed.steps), parsed.repeats, trial, _report)
+        prices = measure_prices(variants(parsed.every, parsed.steps), parsed.repeats, trial, report)
         device = prices[0].trials[0].device
         append_rows(parsed.output, [row | where for row in price_rows(prices)])
         what = f"{' '.join([parsed.recipe, *parsed.overrides])}, {parsed.steps} steps, repeats: {parsed.repeats}"
@@ -64,7 +67,7 @@ def _benchmark(parsed: argparse.Namespace, program: Sequence[str]) -> int:
             settings = given | _settings(config, _ENDLESS) | Variant("", _ENDLESS).settings
             spread_seconds = _SPREAD_STEPS / min(prices[0].steps_per_second)
             stops = measure_stops(
-                program, parsed.recipe, settings, parsed.stops, spread_seconds, folder / "stop", _report
+                program, parsed.recipe, settings, parsed.stops, spread_seconds, folder / "stop", report
             )
             append_rows(parsed.output, [stop_row(stops, device) | where])
             print(f"\n{stop_table(stops)}", flush=True)
@@ -112,24 +115,17 @@ def _setting(override: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m accel_kd.benchmark.checkpoints",
-        description="Measures what checkpoints cost a run of a recipe, in speed and in time to stop.",
-        epilog="The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
+    parser = recipe_parser(
+        "accel_kd.benchmark.checkpoints",
+        "Measures what checkpoints cost a run of a recipe, in speed and in time to stop.",
+        "The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
         "is fine-tuned for one step.",
     )
-    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--every", type=count, default=10, help="steps between two checkpoints; default: 10")
     parser.add_argument("--repeats", type=count, default=3, help="runs of each variant; default: 3")
     parser.add_argument("--steps", type=count, default=200, help="steps of each run; default: 200")
     parser.add_argument("--stops", type=_number, default=20, help="how often a run is stopped; default: 20, 0: never")
-    parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
     return parser
 
 
@@ -139,10 +135,5 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # the ordinary way out, on which the run that is measured is ended too
-    sys.exit(main())
+    run_as_program(main)

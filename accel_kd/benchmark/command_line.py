@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from accel_kd.errors import EXIT_FAILURE, EXIT_USER_ERROR, RunFailure, UserError
@@ -28,6 +30,31 @@ def answered(benchmark: Callable[[], int]) -> int:
     except RunFailure as error:
         print(f"accel-kd: failed: {error}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def run_as_program(main: Callable[[], int]) -> NoReturn:
+    """Runs `main` and ends the process with its code. SIGTERM takes the ordinary way out, on which what is measured,
+    a process of its own, is ended too."""
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main())
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def report(line: str) -> None:
+    """Says how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def recipe_parser(module: str, description: str, epilog: str) -> Parser:
+    """What each takes: a recipe with settings, and a file for the rows."""
+    parser = Parser(prog=f"python -m {module}", description=description, epilog=epilog)
+    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
+    return parser
 
 
 def count(text: str) -> int:

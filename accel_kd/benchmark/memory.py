@@ -17,7 +17,14 @@ from typing import Any
 import torch
 
 from accel_kd.assembly.shapes import Lengths
-from accel_kd.benchmark.command_line import Parser, answered, append_rows, count
+from accel_kd.benchmark.command_line import (
+    answered,
+    append_rows,
+    count,
+    recipe_parser,
+    report,
+    run_as_program,
+)
 from accel_kd.benchmark.peak_memory import TIDY_ALLOCATOR
 from accel_kd.benchmark.program import run_to_end
 from accel_kd.benchmark.report import circumstances, heading, markdown
@@ -78,7 +85,7 @@ def _benchmark(parsed: argparse.Namespace) -> int:
         for config, overrides, case in zip(configs, cases, parsed.case or _CASES, strict=True):
             compared = _compare(config, parsed, overrides, case, Path(name))
             found.append(compared)
-            print(f"{case}: plan / measured = {compared.ratio:.3f}", file=sys.stderr, flush=True)
+            report(f"{case}: plan / measured = {compared.ratio:.3f}")
             append_rows(parsed.output, [_row(compared, overrides, parsed.ranks) | where])
     ranks = f"on {parsed.ranks} ranks" if parsed.ranks > 1 else "on 1 rank"
     what = " ".join([parsed.recipe, *parsed.overrides, ranks])
@@ -144,23 +151,20 @@ def _table(found: Sequence[Comparison]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m accel_kd.benchmark.memory",
-        description="Compares what `plan` says of a training step with the memory that steps take: allocated on a GPU, "
+    parser = recipe_parser(
+        "accel_kd.benchmark.memory",
+        "Compares what `plan` says of a training step with the memory that steps take: allocated on a GPU, "
         "resident beyond what was there before the models on a CPU.",
-        epilog="Weights and texts are random, and every text has data.max_length tokens.",
+        "Weights and texts are random, and every text has data.max_length tokens.",
     )
-    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument(
         "--case", action="append", metavar="'key=value ...'", help="settings of one configuration; may be repeated"
     )
     parser.add_argument("--classes", type=count, help="labels of the models; default: as the teacher has them")
     parser.add_argument("--ranks", type=count, default=1, help="ranks under DDP on this machine; default: 1, alone")
     parser.add_argument("--tidy-only", action="store_true", help="on a CPU, measure without the default malloc's slack")
-    parser.add_argument("--output", metavar="FILE.jsonl", help="rows of JSON are appended to this file")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

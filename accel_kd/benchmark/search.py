@@ -9,17 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from accel_kd.benchmark.command_line import Parser, answered, append_rows, count
+from accel_kd.benchmark.command_line import (
+    answered,
+    append_rows,
+    count,
+    recipe_parser,
+    report,
+    run_as_program,
+)
 from accel_kd.benchmark.program import PROGRAM, run_to_end
 from accel_kd.benchmark.report import circumstances, heading, markdown
 from accel_kd.config import RunConfig, load_recipe
@@ -117,7 +121,7 @@ def _measure(config: RunConfig, parsed: argparse.Namespace, program: Sequence[st
         f"search.num_trials={parsed.trials}", "search.sampler=random", "search.pruner=none", "search.final_seeds=0",
     ]  # fmt: skip
     search_seconds = _timed([*program, "search", parsed.recipe, *search], folder / "log")
-    _report(f"search of {parsed.trials} trials: {search_seconds:.1f} s")
+    report(f"search of {parsed.trials} trials: {search_seconds:.1f} s")
     found = json.loads((directory / "search.json").read_text(encoding="utf-8"))
     pairs, device = [], ""
     for trial in found["trials"]:
@@ -127,7 +131,7 @@ def _measure(config: RunConfig, parsed: argparse.Namespace, program: Sequence[st
         own = RunDirectory(folder / f"run-{trial['number']}")
         run = [*common, *settings, "teacher.source=streaming", "run.control=false", f"run.directory={own.path}"]
         seconds = _timed([*program, "distill", parsed.recipe, *run], folder / "log")
-        _report(f"run {trial['number'] + 1} of {parsed.trials}: {seconds:.1f} s")
+        report(f"run {trial['number'] + 1} of {parsed.trials}: {seconds:.1f} s")
         mine, others = RunDirectory(Path(trial["directory"])).read_summary(), own.read_summary()
         device = others["device"]
         pairs.append(
@@ -145,7 +149,7 @@ def _fine_tuned(recipe: str, common: Sequence[str], program: Sequence[str], fold
     directory = folder / "teacher"
     settings = [*common, f"run.directory={directory}", f"teacher.store.path={folder / 'unused'}"]
     seconds = _timed([*program, "cache-teacher", recipe, *settings], folder / "log")
-    _report(f"teacher for both, not counted: {seconds:.1f} s")
+    report(f"teacher for both, not counted: {seconds:.1f} s")
     model = RunDirectory(directory).part("teacher", "model").model
     return [f"teacher.model={model}", "teacher.finetune=null"]
 
@@ -174,28 +178,16 @@ def _table(measured: Measured) -> str:
     )
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m accel_kd.benchmark.search",
-        description="Measures a search from a store beside streaming runs of the same settings.",
-        epilog="The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
+    parser = recipe_parser(
+        "accel_kd.benchmark.search",
+        "Measures a search from a store beside streaming runs of the same settings.",
+        "The runs go to a temporary folder; set TMPDIR to choose its disk. A teacher that the recipe fine-tunes "
         "is fine-tuned once, for both, and not counted.",
     )
-    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--trials", type=count, default=20, help="trials of the search; default: 20")
-    parser.add_argument("--output", metavar="FILE.jsonl", help="a row of JSON is appended to this file")
     return parser
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # the ordinary way out, on which the run that is measured is ended too
-    sys.exit(main())
+    run_as_program(main)
