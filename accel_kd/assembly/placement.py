@@ -135,8 +135,8 @@ def _strategy(accelerator: Accelerator) -> Strategy:
 def _least_free_memory(accelerator: Accelerator) -> int:
     """Bytes that are free for a rank, on the one that has least."""
     device = accelerator.device
+    release_memory()  # on a CPU too: what this process keeps for its next step would be taken for used
     if device.type == "cuda":
-        release_memory()
         free, _ = torch.cuda.mem_get_info(device)
     else:
         free = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -42,6 +42,7 @@ def push(comparison: Comparison, target: str, group: str | None) -> None:
         RunFailure: W&B has not taken all of it.
     """
     entity, project = project_of(target)
+    page, tables = page_of(comparison), _tables(comparison)  # before there is a run that could be left half done
     directory = Path(os.environ.get("WANDB_DIR") or ".").resolve()
     with tempfile.TemporaryDirectory(prefix="accel_kd_compare_") as folder:
         tracker = WandbTracker(
@@ -51,10 +52,10 @@ def push(comparison: Comparison, target: str, group: str | None) -> None:
         tracker.start(_record(comparison, group))
         status = RunStatus.FAILED
         try:
-            for name, rows in _tables(comparison).items():
+            for name, rows in tables.items():
                 columns = list(dict.fromkeys(column for row in rows for column in row))
                 tracker.table(name, columns, [[row.get(column) for column in columns] for row in rows])
-            tracker.page("compare/page", page_of(comparison))
+            tracker.page("compare/page", page)
             tracker.summarise(_verdicts(comparison))
             status = RunStatus.FINISHED
         finally:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 
 # Of glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_NEVER = 2**31 - 1
+_NEVER = -1
 _DEFAULTS = {_M_MMAP_MAX: 65536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
 """Where glibc's own thresholds, which rise with the blocks that are freed, end in a training."""
+_is_kept = False
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
@@ -26,9 +27,10 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     Returns:
         Whether it is so now.
     """
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in environment):
-        return False
-    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER})
+    global _is_kept
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in environment):
+        _is_kept = _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER})
+    return _is_kept
 
 
 def release_freed_memory() -> None:
@@ -38,16 +40,18 @@ def release_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def memory_as_by_default(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Meanwhile memory is given back as in a process that never kept it, but for what it had kept before and still has
-    a use for; it is kept again afterwards."""
+def memory_as_by_default() -> Iterator[None]:
+    """Where memory is kept, it is given back meanwhile as in a process that never kept it, but for what it had kept
+    before and still has a use for."""
+    if not _is_kept:
+        yield
+        return
     release_freed_memory()
-    was_kept = keep_freed_memory(environment) and _set(_DEFAULTS)
+    _set(_DEFAULTS)
     try:
         yield
     finally:
-        if was_kept:
-            keep_freed_memory(environment)
+        keep_freed_memory()
 
 
 def _set(options: Mapping[int, int]) -> bool:

@@ -60,6 +60,15 @@ def test_what_is_kept_can_be_given_back() -> None:
     assert kept - before > 0.9 * _PAGES and released - before < 0.1 * _PAGES
 
 
+def test_what_is_kept_does_not_count_as_used_where_a_teacher_is_to_be_placed() -> None:
+    kept, asked = pages(
+        "from accelerate import Accelerator\nfrom accel_kd.assembly.placement import _least_free_memory\n"
+        "accelerator = Accelerator(cpu=True)\nkeep_freed_memory()\nfaults(1)\nprint(resident())\n"
+        "_least_free_memory(accelerator)\nprint(resident())\n"
+    )
+    assert kept - asked > 0.9 * _PAGES
+
+
 def test_an_allocator_that_was_set_up_is_left_alone() -> None:
     [is_kept, faults] = pages("print(int(keep_freed_memory()))\nprint(faults())\n", MALLOC_TRIM_THRESHOLD_="65536")
     assert not is_kept and faults > 9 * _PAGES
