@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel_kd.errors import UserError
+from accel_kd.errors import RunFailure, UserError
 
 if TYPE_CHECKING:
     from accel_kd.comparison.compared import Comparison
@@ -54,9 +54,9 @@ def _compare(parsed: argparse.Namespace) -> str:
     if parsed.wandb is not None and len([part for part in parsed.wandb.split("/") if part]) != 2:
         raise UserError(f"--wandb: {parsed.wandb!r} is not ENTITY/PROJECT")
     if parsed.push_to_wandb is not None:
-        from accel_kd.comparison.wandb_push import project_of
+        from accel_kd.comparison.wandb_push import refuse_push
 
-        project_of(parsed.push_to_wandb)
+        refuse_push(parsed.push_to_wandb)
     for option, wanted in (
         ("--html", parsed.html), ("--png", parsed.png), ("--push-to-wandb", parsed.push_to_wandb),
     ):  # fmt: skip
@@ -77,7 +77,11 @@ def _compare(parsed: argparse.Namespace) -> str:
     if parsed.push_to_wandb is not None:
         from accel_kd.comparison.wandb_push import push
 
-        push(comparison, parsed.push_to_wandb, parsed.group)
+        try:
+            push(comparison, parsed.push_to_wandb, parsed.group)
+        except (UserError, RunFailure):
+            print("\n\n".join([text, *written]), flush=True)  # what was found is not lost with it
+            raise
     return "\n\n".join([text, *written])
 
 

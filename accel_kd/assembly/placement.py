@@ -136,6 +136,7 @@ def _least_free_memory(accelerator: Accelerator) -> int:
     """Bytes that are free for a rank, on the one that has least."""
     device = accelerator.device
     release_memory()  # on a CPU too: what this process keeps for its next step would be taken for used
+    accelerator.wait_for_everyone()  # the memory of a machine is that of all its ranks
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:

@@ -85,29 +85,34 @@ def read_scored_model(config: RunConfig, source: Checkpoint, data: WholeSplit) -
 
 
 def is_run(path: str) -> bool:
-    """Whether a run directory is there, finished or not, or the `control` or `teacher` that was trained in one."""
-    return _owner(path).config.is_file() and (Path(path).name not in _PARTS or Path(path).is_dir())
+    """Whether `path` is a run directory, finished or not, or is named as the `control` or `teacher` of one."""
+    return _owner(path).config.is_file()
 
 
 def read_run(path: str, overrides: Sequence[str] = ()) -> tuple[RunDirectory, RunConfig]:
     """A finished run, or finished part of a run, and its recipe.
 
     Raises:
-        UserError: it is not finished, or its recipe cannot be read.
+        UserError: it is not finished, has no such part, or its recipe cannot be read.
     """
     owner = _owner(path)
     directory = RunDirectory(Path(path))
     if owner.path != directory.path:
         directory = owner.part(directory.path.name, _PARTS[directory.path.name])
+        if not directory.path.is_dir():
+            raise UserError(f"{path}: the run in {owner.path} trained no {directory.path.name}; name another model")
     if not directory.is_finished:
         raise UserError(f"{path}: holds a run that is not finished; finish it, or name the folder of a model")
     return directory, load_recipe(str(owner.config), overrides)
 
 
 def _owner(path: str) -> RunDirectory:
-    """The run of which `path` is the directory or a part."""
+    """The run of which `path` is the directory or a part; the folder of a model is neither, whatever it is called."""
     own = RunDirectory(Path(path))
-    return RunDirectory(own.path.parent) if own.path.name in _PARTS and not own.config.is_file() else own
+    is_part = own.path.name in _PARTS and not any(
+        (own.path / name).is_file() for name in ("config.yaml", "config.json")
+    )
+    return RunDirectory(own.path.parent) if is_part else own
 
 
 def student_of(directory: RunDirectory) -> Checkpoint:

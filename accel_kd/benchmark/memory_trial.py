@@ -23,6 +23,7 @@ from accel_kd.benchmark.peak_memory import PeakMemory
 from accel_kd.config import RunConfig, load_recipe
 from accel_kd.config.checks import accumulation_steps
 from accel_kd.config.objective_section import hidden_states_term
+from accel_kd.distributed.freed_memory import memory_as_by_default
 from accel_kd.engines import start_engine
 from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.labels import names_in_order
@@ -45,11 +46,12 @@ def main(request: str) -> dict[str, Any]:
     lengths = Lengths(config.data.max_length, num_classes=asked["num_classes"])
     planner = Planner(config, Machine(accelerator.num_processes, 0, accelerator.device.type), lengths)
     meter = PeakMemory(accelerator.device)
-    step, batches = _training(accelerator, config, planner)
-    meter.start_over()
-    for _ in range(_STEPS):
-        losses, _ = step(batches)
-        assert torch.isfinite(losses["loss"]), "a step that was measured diverged"
+    with memory_as_by_default():
+        step, batches = _training(accelerator, config, planner)
+        meter.start_over()
+        for _ in range(_STEPS):
+            losses, _ = step(batches)
+            assert torch.isfinite(losses["loss"]), "a step that was measured diverged"
     figures = {"device": meter.device_name, "peak_bytes": meter.peak_bytes, "baseline_bytes": meter.baseline_bytes}
     accelerator.end_training()
     return figures

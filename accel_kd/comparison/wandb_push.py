@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +30,13 @@ def project_of(target: str) -> tuple[str | None, str]:
     return entity or None, project
 
 
+def refuse_push(target: str) -> None:
+    """Raises `UserError` where it is known before anything is compared that there will be no push."""
+    project_of(target)
+    if os.environ.get("WANDB_MODE") == "disabled":
+        raise UserError(f"{_OPTION}: WANDB_MODE=disabled is set; unset it, or leave the option out")
+
+
 def push(comparison: Comparison, target: str, group: str | None) -> None:
     """Puts it there, or into the folder `wandb` here (or in WANDB_DIR) for `wandb sync` where there is no key.
 
@@ -54,10 +62,10 @@ def push(comparison: Comparison, target: str, group: str | None) -> None:
         try:
             for name, rows in tables.items():
                 columns = list(dict.fromkeys(column for row in rows for column in row))
-                tracker.table(name, columns, [[row.get(column) for column in columns] for row in rows])
+                tracker.table(name, columns, [[_cell(row.get(column)) for column in columns] for row in rows])
             tracker.page("compare/page", page)
             tracker.summarise(_verdicts(comparison))
-            status = RunStatus.FINISHED
+            status = RunStatus.FINISHED if tracker.is_whole else RunStatus.FAILED
         finally:
             tracker.finish(status)
         if not tracker.is_whole:
@@ -84,8 +92,10 @@ def _tables(comparison: Comparison) -> dict[str, Sequence[dict[str, Any]]]:
             "setting": setting.name,
             "runs": len(setting.runs),
             **{name: spread.mean for name, spread in setting.figures.items()},
-            **{f"{name} (deviation)": spread.deviation for name, spread in setting.figures.items() if spread.deviation},
-            **{name: _plain(value) for name, value in setting.differs.items()},
+            **{
+                f"{name} (deviation)": spread.deviation for name, spread in setting.figures.items() if spread.number > 1
+            },
+            **setting.differs,
         }
         for setting in comparison.settings
     ]
@@ -99,8 +109,10 @@ def _tables(comparison: Comparison) -> dict[str, Sequence[dict[str, Any]]]:
     return {name: rows for name, rows in tables.items() if rows}
 
 
-def _plain(value: Any) -> Any:
-    """For a cell: a number or a text."""
+def _cell(value: Any) -> Any:
+    """A number or a text; None where there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

@@ -22,13 +22,15 @@ _is_kept = False
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Keeps memory from now on; `release_freed_memory` gives it back.
 
-    Does nothing where the allocator is not glibc's, or was set up by the `environment` of this process.
+    Does nothing where the C library is not glibc, or its allocator was set up by the `environment` of this process;
+    an allocator that was loaded in place of glibc's does as it likes.
 
     Returns:
-        Whether it is so now.
+        Whether glibc does so now.
     """
     global _is_kept
-    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in environment):
+    is_set_up = any(name.startswith("MALLOC_") for name in environment)
+    if not is_set_up and "glibc.malloc" not in environment.get("GLIBC_TUNABLES", ""):
         _is_kept = _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER})
     return _is_kept
 

@@ -94,6 +94,7 @@ def test_what_w_and_b_does_not_take_is_a_failure(
     with wandb_server() as (_, leading):
         process = pushed(runs, tmp_path, "team/kd", **leading)
     assert process.returncode == EXIT_FAILURE
+    assert "| alpha 0.5 " in process.stdout, "what was found is not lost"
     assert "accel-kd: failed: --push-to-wandb: W&B has not taken all of the comparison" in process.stderr
 
 
@@ -102,6 +103,7 @@ def test_what_w_and_b_does_not_take_is_a_failure(
     [
         ("a/b/c", {}, "--push-to-wandb: 'a/b/c' is neither PROJECT nor ENTITY/PROJECT"),
         ("team/", {}, "--push-to-wandb: 'team/' is neither"),
+        ("kd", {"WANDB_MODE": "disabled"}, "--push-to-wandb: WANDB_MODE=disabled is set; unset it"),
         ("kd", {"WANDB_MODE": "sometimes"}, "--push-to-wandb: WANDB_MODE is 'sometimes'"),
         ("kd", {"WANDB_MODE": "online"}, "Set WANDB_MODE=offline to keep the run on disk"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's allocator")
 
-_PAGES = 40_000_000 // 4096
+_PAGES = 40_000_000 // resource.getpagesize()
 _WORK = """
-import re, resource
+import ctypes, re, resource
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages, of which a few would do
 import torch
 from pathlib import Path
 from accel_kd.distributed.freed_memory import keep_freed_memory, memory_as_by_default, release_freed_memory
@@ -25,7 +27,8 @@ def faults(rounds=10):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
-    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 4
+    kibibytes = int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+    return kibibytes * 1024 // resource.getpagesize()
 """
 
 

@@ -45,7 +45,9 @@ def test_a_run_is_its_student_and_where_asked_its_teacher_before_it(make_run: Ma
     assert again == student
 
 
-def test_the_models_beside_a_student_are_named_by_their_folders(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_models_beside_a_student_are_named_by_their_folders(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run("a", tuned=True)
     (tmp_path / "a" / "control").mkdir()
     (tmp_path / "a" / "control" / "summary.json").write_text('{"weights_sha256": "c0"}')
@@ -59,9 +61,24 @@ def test_the_models_beside_a_student_are_named_by_their_folders(make_run: MakeRu
     with_teacher = find_candidates([f"{run}/control"], None, with_teacher=True)[0]
     assert [one.checkpoint.name for one in with_teacher] == [f"{run}/teacher/model", f"{run}/control/student"]
     assert len(find_candidates([f"{run}/teacher"], None, with_teacher=True)[0]) == 1
+    both = find_candidates([run, f"{run}/teacher"], None, with_teacher=True)[0]
+    assert [one.checkpoint.name for one in both] == [f"{run}/student", f"{run}/teacher/model"]
+    monkeypatch.chdir(run)
+    assert find_candidates(["control"], None, with_teacher=False)[0][0].weights_sha256 == "c0"
     (tmp_path / "a" / "control" / "summary.json").unlink()
     with pytest.raises(UserError, match="a/control: holds a run that is not finished"):
         find_candidates([f"{run}/control"], None, with_teacher=False)
+    with pytest.raises(UserError, match="the run in .*/b trained no teacher; name another model"):
+        find_candidates([f"{make_run('b')}/teacher"], None, with_teacher=False)
+
+
+def test_a_model_beside_a_recipe_is_no_part_of_a_run_whatever_it_is_called(tmp_path: Path) -> None:
+    config = load_recipe("demo")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    [model] = find_candidates([str(tmp_path / "teacher")], config, with_teacher=False)[0]
+    assert model.checkpoint.name == str(tmp_path / "teacher") and model.run is None
 
 
 def test_a_run_brings_the_digest_of_its_weights_and_the_data_that_it_is_itself_scored_on(make_run: MakeRun) -> None:
