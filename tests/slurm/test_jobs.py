@@ -50,7 +50,9 @@ def test_the_shipped_script_with_its_five_lines_edited_distils_on_two_nodes(clus
     # A log for each node, and nothing in it of what the launcher would like to be told.
     of_nodes = sorted((run / "slurm").glob(f"distill-{job}-*.log"))
     assert len(of_nodes) == 2 and "2 ranks on cpu" in logs(run)
-    assert "were not passed to" not in logs(run) and "Traceback" not in logs(run)
+    # Where one node's launcher has gone before the other's has read that both are done, that one says so at length.
+    own = [line for line in logs(run).splitlines() if "distributed/elastic/agent/server/api.py" not in line]
+    assert not [line for line in own if "were not passed to" in line or "Traceback" in line]
     assert not list((run / "slurm").glob("stop-*"))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from accel_kd.tracking import ArtifactRecord, RunStatus, WandbTracker
 from accel_kd.tracking.wandb_artifacts import as_wandb, wandb_name
+from accel_kd.tracking.wandb_settings import quiet_settings
 from tests.support.wandb_runs import (
     KILL_WITH_WANDB_CORE,
     attempt,
@@ -118,7 +119,8 @@ def test_only_a_finished_run_waits_for_the_files_of_its_model(
     tracker._run = run = MagicMock()
     tracker.finish(status)
     assert waited == ([run] if status is RunStatus.FINISHED else [])
-    assert tracker._settings().finish_timeout == 10.0 and run.finish.called
+    assert tracker._finish_timeout_seconds == 10.0 and run.finish.called
+    assert quiet_settings(15.0, 10.0).finish_timeout == 10.0
 
 
 def test_an_artifact_that_cannot_be_sent_costs_a_warning_and_no_row(tmp_path: Path) -> None:
