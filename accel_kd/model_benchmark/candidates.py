@@ -55,7 +55,8 @@ def find_candidates(
             teacher = teacher_of(directory, own)
             if teacher not in [student, *(candidate.checkpoint for candidate in found)]:
                 found.append(Candidate(f"{_TEACHER}{path}", teacher))
-        found = [one for one in found if one.checkpoint != student or one.run is not None]  # a teacher by its own name
+        # A teacher that is named itself is measured under that name alone.
+        found = [one for one in found if one.checkpoint != student or not one.name.startswith(_TEACHER)]
         weights = directory.read_summary().get("weights_sha256")
         found.append(Candidate(path, student, directory, weights, data_read_whole(own)))
     if config is None:

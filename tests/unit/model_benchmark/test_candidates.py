@@ -63,6 +63,8 @@ def test_the_models_beside_a_student_are_named_by_their_folders(
     assert len(find_candidates([f"{run}/teacher"], None, with_teacher=True)[0]) == 1
     both = find_candidates([run, f"{run}/teacher"], None, with_teacher=True)[0]
     assert [one.checkpoint.name for one in both] == [f"{run}/student", f"{run}/teacher/model"]
+    named = find_candidates([f"{run}/student", run], None, with_teacher=True)[0]
+    assert [one.run is None for one in named] == [True, True, False], "what was named stays, beside its own run too"
     monkeypatch.chdir(run)
     assert find_candidates(["control"], None, with_teacher=False)[0][0].weights_sha256 == "c0"
     (tmp_path / "a" / "control" / "summary.json").unlink()
