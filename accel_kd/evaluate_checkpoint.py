@@ -24,7 +24,8 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     """
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         raise UserError(f"--output: {output!r} is a folder, or lies in one that does not exist; name a file")
-    accelerator = startup.start(config.training.precision, threads=config.run.threads)
+    run = config.run
+    accelerator = startup.start(config.training.precision, threads=run.threads, cpu_matmul=run.cpu_matmul)
     data = read_whole_split(config, split)
     scored = read_scored_model(config, Checkpoint(model_name, "model"), data)
     labels_task = task(config, data.label_names)

@@ -80,7 +80,8 @@ def start(config: RunConfig) -> tuple[Accelerator, RunConfig]:
     Raises:
         UserError: the launch is not what it claims to be; see `startup.start`.
     """
-    accelerator = startup.start(config.training.precision, config.run.rank_timeout, config.run.threads)
+    run = config.run
+    accelerator = startup.start(config.training.precision, run.rank_timeout, run.threads, run.cpu_matmul)
     teacher = f", teacher {config.teacher.placement}" if needs_teacher_signal(config.objective) else ""
     logger.info("start: %s%s", startup.describe(accelerator), teacher)
     in_force = config.training.model_copy(update={"precision": accelerator.mixed_precision})

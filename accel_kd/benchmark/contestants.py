@@ -30,6 +30,7 @@ from accel_kd.benchmark.seed_trainer import (
 )
 from accel_kd.benchmark.workbench import Workbench
 from accel_kd.data.examples import Examples
+from accel_kd.distributed.cpu_matmul import blas_as_by_default
 from accel_kd.distributed.freed_memory import memory_as_by_default
 from accel_kd.distributed.seeding import seed_rank
 from accel_kd.engines import Engine, start_engine
@@ -147,7 +148,7 @@ class Peer:
         ends = StepEnds([untimed, untimed + timed], self._read_clock)
         trainer = self._trainer(untimed + timed, [ends])
         started = self._read_clock()  # where no step is left out, its set-up counts
-        with _without_advice(), memory_as_by_default():
+        with _without_advice(), memory_as_by_default(), blas_as_by_default():
             trainer.train()
         self._unwrap(trainer)
         self.losses += trainer.losses
@@ -159,7 +160,7 @@ class Peer:
         trainer = self._trainer(1, [])
         rows = seed_dataset(examples, self._bench.tokenizer, self._bench.config.data.max_length)
         started = self._read_clock()
-        with _without_advice(), memory_as_by_default():
+        with _without_advice(), memory_as_by_default(), blas_as_by_default():
             trainer.evaluate(rows)
         seconds = self._read_clock() - started
         self._unwrap(trainer)

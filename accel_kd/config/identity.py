@@ -8,7 +8,7 @@ from typing import Any
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is: not where it lies, how it is shown, tracked, saved or gone on with."""
     kept = {name: value for name, value in settings.items() if name not in {"tracking", "checkpoint", "perf", "search"}}
-    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout", "threads"}
+    not_of_it = {"directory", "resume", "progress", "stop_before", "rank_timeout", "threads", "cpu_matmul"}
     kept["run"] = {k: v for k, v in settings["run"].items() if k not in not_of_it}
     # Where the teacher lives changes no logit. Of a store: how it is found, filled and looked over, not what is in it.
     not_of_it = {"on_missing", "placement"}

@@ -177,6 +177,9 @@ class RunSection(Section):
     threads: Count | None = None
     """CPU threads of each rank; default OMP_NUM_THREADS where it was set by you, else the cores that this process may
     use, shared out over the ranks of this machine. Launchers set a 1 by themselves: whoever wants 1 says so here."""
+    cpu_matmul: Literal["auto", "blas", "onednn"] = "auto"
+    """What multiplies fp32 matrices on a CPU: the BLAS of torch (MKL), or oneDNN, which is refused where it would round
+    them to bf16; auto: oneDNN on AMD's processors with AVX-512, where it is faster."""
     control: bool = False
     """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
     progress: bool | None = None

@@ -18,6 +18,7 @@ from accelerate.utils import (
 from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.distributed.asked_strategy import Strategy, asked_strategy, is_set
+from accel_kd.distributed.cpu_matmul import CpuMatmul, is_onednn, multiply_with
 from accel_kd.distributed.cpu_threads import threads_of_rank, usable_cpus
 from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
 from accel_kd.distributed.freed_memory import keep_freed_memory
@@ -35,17 +36,23 @@ _STARTED = {
 }
 
 
-def start(precision: str | None, rank_timeout_seconds: float = 1800.0, threads: int | None = None) -> Accelerator:
+def start(
+    precision: str | None,
+    rank_timeout_seconds: float = 1800.0,
+    threads: int | None = None,
+    cpu_matmul: CpuMatmul = "auto",
+) -> Accelerator:
     """The accelerator of this process.
 
     Args:
         precision: `no`, `bf16` or `fp16`; None takes what the launcher was told.
         rank_timeout_seconds: how long a rank waits for the others in a collective.
         threads: CPU threads of this rank; None as `threads_of_rank` has it.
+        cpu_matmul: what multiplies on a CPU; see `multiply_with`.
 
     Raises:
         UserError: the launcher asked for another number of processes, another precision or a strategy that this
-            program does not run.
+            program does not run, or this CPU is not one for `cpu_matmul`.
     """
     strategy = asked_strategy()
     # A bar for each file that is loaded or written would drown the one bar that counts.
@@ -90,6 +97,7 @@ def start(precision: str | None, rank_timeout_seconds: float = 1800.0, threads: 
         torch.set_num_threads(num_threads)
     if not has_device:
         keep_freed_memory()
+        multiply_with(cpu_matmul)
     _prove(accelerator, strategy)
     return accelerator
 
@@ -98,6 +106,8 @@ def describe(accelerator: Accelerator) -> str:
     """One line for the log: ranks, device, strategy, precision."""
     ranks, device = accelerator.num_processes, accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if device.type == "cpu" and is_onednn():
+        name += ", oneDNN"
     where = f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type} ({name})"
     return f"{where}, {strategy_name(accelerator)}, precision {accelerator.mixed_precision}"
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from accel_kd.distributed.cpu_matmul import attended
 from accel_kd.models.layers import layers
 
 _LIKE_BERT = {
@@ -113,7 +114,8 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, nu
     rows, width = key.shape[0], key.shape[-1] // num_heads
     query, key, value = (each.view(rows, -1, num_heads, width).transpose(1, 2) for each in (query, key, value))
     of_first = None if mask is None else mask[:, :, :1]
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=of_first, dropout_p=dropout)
+    attention = F.scaled_dot_product_attention
+    context: Tensor = attended(attention, query, key, value, attn_mask=of_first, dropout_p=dropout)
     return context.transpose(1, 2).flatten(2)
 
 

@@ -7,9 +7,9 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from accel_kd.distributed.cpu_features import cpu_fields
 from accel_kd.distributed.cpu_threads import usable_cpus
 
 _PACKAGES = ("accel_kd", "accelerate", "torch", "transformers", "datasets", "evaluate", "wandb", "deepspeed", "numpy")
@@ -71,12 +71,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or None
+    return cpu_fields().get("model name") or platform.processor() or None
 
 
 def _memory_gib() -> float | None:

@@ -19,9 +19,11 @@ from accel_kd.benchmark.growth_ranks import rank_trial
 from accel_kd.benchmark.rounds import PEER
 from accel_kd.benchmark.sameness import SETTINGS, Sameness, compare_losses
 from accel_kd.benchmark.seed_trainer import SeedTrainer
+from accel_kd.benchmark.step_batches import endless
 from accel_kd.benchmark.train import Settings, benchmark_train
 from accel_kd.benchmark.train_trial import Request, in_process_of_its_own, main
 from accel_kd.benchmark.workbench import STORE, STREAMING, opened, own_settings
+from accel_kd.distributed import cpu_matmul
 from accel_kd.objectives import ForwardKL, mixture
 
 
@@ -147,6 +149,24 @@ def another_precision() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("another_precision")
+def test_the_peer_multiplies_as_torch_does_by_default_and_ours_as_the_recipe_says(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_matmul, "_rounds", lambda: False)
+    bench = opened("clinc150_minilm", [*overrides, *own_settings(tmp_path, 48), "run.cpu_matmul=onednn"])
+    teacher, split, _ = bench.teacher_source("streaming")
+    peer = contestants.Peer(bench, tmp_path)
+    ours = contestants.Ours(bench, "ours", "eager", teacher, endless(bench.loader(split)), 1)
+    seen: list[bool] = []
+    for model in (peer.student, ours.engine.model):
+        model.bert.encoder.layer[0].intermediate.dense.register_full_backward_hook(
+            lambda *_: seen.append(cpu_matmul.is_onednn())
+        )
+    peer.run(0, 1)
+    ours.run(0, 1)
+    assert seen == [False, True]
+
+
 def test_the_peer_computes_in_the_precision_of_the_recipe_in_every_trial(overrides: list[str], tmp_path: Path) -> None:
     bench = opened("clinc150_minilm", [*overrides, *own_settings(tmp_path, 48), "training.precision=bf16"])
     peer = contestants.Peer(bench, tmp_path)

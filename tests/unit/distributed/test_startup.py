@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from accel_kd.distributed import startup
+from accel_kd.distributed import cpu_matmul, startup
 
 
 @pytest.fixture(autouse=True)
@@ -36,5 +36,11 @@ def test_precision_is_the_recipes_else_the_launchers(monkeypatch: pytest.MonkeyP
 
 def test_a_rank_computes_with_the_threads_that_were_asked_for_and_says_so() -> None:
     before = torch.get_num_threads()
-    assert f"({before} threads)" in startup.describe(startup.start("no"))
-    assert "(3 threads)" in startup.describe(startup.start("no", threads=3))
+    assert f"({before} threads)" in startup.describe(startup.start("no", cpu_matmul="blas"))
+    assert "(3 threads)" in startup.describe(startup.start("no", threads=3, cpu_matmul="blas"))
+
+
+def test_what_multiplies_is_what_was_asked_for_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_matmul, "_rounds", lambda: False)
+    assert "threads, oneDNN)" in startup.describe(startup.start("no", cpu_matmul="onednn"))
+    assert "oneDNN" not in startup.describe(startup.start("no", cpu_matmul="blas"))
