@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from accel_kd.assembly.session import Session
 from accel_kd.config.model_sections import ModelConfig
-from accel_kd.config.schema import RunConfig
+from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.distributed.cpu_features import multiplies_bf16
 from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config, load_tokenizer
 from accel_kd.models.student import (
@@ -86,12 +87,19 @@ def student_maker(session: Session, teacher: FoundTeacher | None) -> Callable[[]
 
 
 def teacher_dtype(session: Session) -> str:
-    """The precision of the teacher's weights; `auto` is bfloat16 on a GPU that computes in it."""
+    """The precision of the teacher's weights; `auto` is bfloat16 on a GPU that computes in it, and beside a student
+    that trains in it on a CPU that does."""
     name = session.config.teacher.dtype
     if name != "auto":
         return name
-    on_gpu = session.accelerator.device.type == "cuda"
-    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if session.accelerator.device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return automatic_cpu_dtype(session.config.training)
+
+
+def automatic_cpu_dtype(training: TrainingConfig) -> str:
+    """What `teacher.dtype=auto` is on this CPU; without a launcher's word a recipe that names no precision is fp32."""
+    return "bfloat16" if training.precision == "bf16" and multiplies_bf16() else "float32"
 
 
 def streaming_teacher(

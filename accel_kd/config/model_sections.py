@@ -109,7 +109,8 @@ class TeacherConfig(ModelConfig):
     on the device only while it fills the store of `source=cached`, and placed as by `auto` then. `auto` chooses by
     sizes and free memory."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, else float32."""
+    """Precision of the teacher's weights; auto: bfloat16 on a GPU that has it, and on a CPU that has it where
+    `training.precision` is bf16 too, else float32."""
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None
     """Attention implementation of the teacher; default as the library chooses."""
     finetune: FinetuneConfig | None = None

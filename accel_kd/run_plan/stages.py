@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 
-from accel_kd.assembly.models import DTYPES
+from accel_kd.assembly.models import DTYPES, automatic_cpu_dtype
 from accel_kd.assembly.shapes import (
     Lengths,
     MicroBatches,
@@ -152,10 +152,10 @@ class Planner:
         return max(stage.total for stage in stages) + RESERVE_BYTES <= self.machine.memory_bytes
 
     def teacher_dtype(self, config: RunConfig) -> torch.dtype:
-        """The precision of the teacher's weights; `auto` as GPUs have it that compute in bfloat16."""
+        """The precision of the teacher's weights; `auto` as GPUs have it that compute in bfloat16, or this CPU."""
         if config.teacher.dtype != "auto":
             return DTYPES[config.teacher.dtype]
-        return torch.bfloat16 if self.machine.device == "cuda" else torch.float32
+        return torch.bfloat16 if self.machine.device == "cuda" else DTYPES[automatic_cpu_dtype(config.training)]
 
     def student_costs(
         self, training: TrainingConfig, strategy: Strategy, rows: int, length: int, *, of_teacher: bool = False,

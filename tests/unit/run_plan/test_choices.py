@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from accel_kd.assembly import models
 from accel_kd.config import load_recipe
 from accel_kd.planning.memory import Placement, Strategy
 from accel_kd.run_plan.choices import advice, largest_micro_batches, with_settings
@@ -131,3 +132,15 @@ def test_a_teacher_that_is_fine_tuned_is_a_stage_of_its_own(tiny_data: Path, tin
     assert teacher is not None
     assert stages["teacher.finetune"].optimizer == 8 * teacher.num_parameters()
     assert stages["training"].optimizer == 8 * planner.shapes.student.num_parameters()
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_a_teacher_beside_a_student_in_bf16_is_planned_in_what_this_cpu_has(
+    tiny_data: Path, tiny_teacher: Path, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "multiplies_bf16", lambda: has_bf16)
+    planner = _planner(tiny_data, tiny_teacher, "teacher.finetune=null", "training.precision=bf16")
+    planner.machine = replace(planner.machine, device="cpu")
+    weights = {stage.teacher_weights for stage in planner.stages(planner.config, Strategy.DDP, Placement.REPLICATED)}
+    parameters = sum(parameter.numel() for parameter in planner.shapes.teacher.parameters())
+    assert max(weights) == pytest.approx(parameters * (2 if has_bf16 else 4), rel=0.05), "and some buffers"
