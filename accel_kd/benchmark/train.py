@@ -42,7 +42,6 @@ from accel_kd.benchmark.train_trial import Request, in_process_of_its_own
 from accel_kd.benchmark.workbench import (
     STREAMING,
     Workbench,
-    first_rows,
     opened,
     own_settings,
     refuse_what_the_peer_lacks,
@@ -232,19 +231,19 @@ def _share(entry: _Entry, device: torch.device) -> float | None:
 
 
 def _evaluate(contestants: Sequence[Ours | Peer], bench: Workbench, settings: Settings) -> dict[str, list[float]]:
-    """Validation examples a second of each, round by round, over as many as a round of training takes."""
+    """Validation examples a second of each, round by round: of the peer, which takes long, over as many as a round of
+    training takes; of ours over all of them, as in a run."""
     wanted = settings.num_steps * bench.config.training.batch_size
-    rows = np.arange(min(len(bench.validation), wanted))
-    split = first_rows(bench.validation, len(rows))
-    evaluator = Evaluator(bench.accelerator, bench.session.task, split, bench.config.evaluation.micro_batch_size)
+    some = bench.validation_examples.take(np.arange(min(len(bench.validation), wanted)))
+    batch_size = bench.config.evaluation.micro_batch_size
+    evaluator = Evaluator(bench.accelerator, bench.session.task, bench.validation, batch_size)
     found: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for _ in range(settings.num_rounds):
         for contestant in contestants:
             if isinstance(contestant, Peer):
-                seconds = contestant.evaluate(bench.validation_examples.take(rows))
+                found[contestant.name].append(len(some) / contestant.evaluate(some))
             else:
-                seconds = contestant.evaluate(evaluator)
-            found[contestant.name].append(len(rows) / seconds)
+                found[contestant.name].append(evaluator.num_examples / contestant.evaluate(evaluator))
     return found
 
 

@@ -158,9 +158,3 @@ def _refuse_other_tokens(split: TokenisedSplit) -> None:
     student, teacher = split.student.features["input_ids"], split.for_teacher.features["input_ids"]
     if not (np.array_equal(student.values, teacher.values) and np.array_equal(student.offsets, teacher.offsets)):
         raise UserError("student.model: its tokens are not the teacher's, and the Trainer gives both the student's")
-
-
-def first_rows(split: TokenisedSplit, count: int) -> TokenisedSplit:
-    """The first `count` rows, for a student alone."""
-    rows = np.arange(min(count, len(split)))
-    return TokenisedSplit(split.ids[: len(rows)], split.labels[rows], split.student.take(rows))

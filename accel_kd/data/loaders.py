@@ -7,6 +7,7 @@ the split where it lives on the device, else made in host memory
 from __future__ import annotations
 
 import ctypes
+import itertools
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -180,16 +181,19 @@ class EvaluationLoader:
         shard: Shard = Shard(),
         pin_memory: bool = False,
         resident_on: torch.device | None = None,
+        spare_padding: int | None = None,
     ) -> None:
-        """`pin_memory` and `resident_on` as in `TrainingLoader`."""
+        """`pin_memory` and `resident_on` as in `TrainingLoader`. A batch ends before `batch_size` where it would have
+        more than `spare_padding` tokens of padding, within reach of the other ranks' texts; None: it may have any."""
         self.split = split
         self._pin_memory = pin_memory
         self._resident_on = resident_on
         order = np.argsort(-split.lengths, kind="stable")
-        longest_share = -(-len(order) // shard.world_size)
-        self._shares = [Share(rows) for rows in _cut(order[shard.rank :: shard.world_size], batch_size)]
-        missing = -(-longest_share // batch_size) - len(self._shares)
-        self._shares += [Share(order[:1], counted=False)] * missing
+        # Where batches end is decided by each rank's longest texts together, so that all have as many.
+        longest = split.lengths[order[:: shard.world_size]]
+        own = order[shard.rank :: shard.world_size]
+        pieces = [own[start:end] for start, end in itertools.pairwise(_bounds(longest, batch_size, spare_padding))]
+        self._shares = [Share(rows) if len(rows) else Share(order[:1], counted=False) for rows in pieces]
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -203,6 +207,17 @@ class EvaluationLoader:
     @cached_property
     def _resident(self) -> ResidentSplit | None:
         return None if self._resident_on is None else ResidentSplit(self.split, self._resident_on)
+
+
+def _bounds(lengths: NDArray[np.int64], batch_size: int, spare_padding: int | None) -> list[int]:
+    """Where batches of texts start and end whose `lengths` fall, as counts of texts."""
+    bounds = [0]
+    while bounds[-1] < len(lengths):
+        batch = lengths[bounds[-1] : bounds[-1] + batch_size]
+        padding = np.cumsum(batch[0] - batch)
+        within = len(batch) if spare_padding is None else np.searchsorted(padding, spare_padding, side="right")
+        bounds.append(bounds[-1] + int(within))
+    return bounds
 
 
 def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -172,14 +172,16 @@ def test_grouping_by_length_pads_far_less_and_keeps_batches_in_no_order_of_lengt
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.4
 
 
+@pytest.mark.parametrize("spare_padding", [None, 0, 7])
 @pytest.mark.parametrize("batch_size", [1, 5, 128])
 @pytest.mark.parametrize(("size", "world_size"), SIZES_AND_WORLDS)
 def test_evaluation_sees_each_example_once_and_every_rank_has_equally_many_batches(
-    size: int, world_size: int, batch_size: int
+    size: int, world_size: int, batch_size: int, spare_padding: int | None
 ) -> None:
     split = split_of(size, unlabelled_every=10**6)
     loaders = [
-        EvaluationLoader(split, batch_size=batch_size, shard=Shard(rank, world_size)) for rank in range(world_size)
+        EvaluationLoader(split, batch_size=batch_size, shard=Shard(rank, world_size), spare_padding=spare_padding)
+        for rank in range(world_size)
     ]
     ranks = [list(loader) for loader in loaders]
     assert len({len(batches) for batches in ranks}) == 1
@@ -195,3 +197,21 @@ def test_evaluation_sees_each_example_once_and_every_rank_has_equally_many_batch
             assert batch.targets.labels.tolist() == expected.tolist()
     one, again = ([batch.rows.tolist() for batch in loaders[0]] for _ in range(2))
     assert one == again, "the teacher's logits are kept by the number of the batch"
+
+
+@pytest.mark.parametrize("batch_size", [5, 128])
+@pytest.mark.parametrize("spare_padding", [0, 7, 40])
+def test_evaluation_ends_a_batch_where_it_is_full_or_the_next_text_would_be_padded_too_much(
+    spare_padding: int, batch_size: int
+) -> None:
+    split = split_of(300, unlabelled_every=10**6)
+    batches = list(EvaluationLoader(split, batch_size=batch_size, spare_padding=spare_padding))
+    rows = [counted_rows([batch]) for batch in batches]
+    for batch, following in pairwise(rows):
+        width = split.lengths[batch[0]]
+        padding = sum(width - split.lengths[row] for row in batch)
+        assert padding <= spare_padding
+        assert len(batch) == batch_size or padding + width - split.lengths[following[0]] > spare_padding
+    assert any(len(batch) == batch_size for batch in rows) is (batch_size == 5)
+    any_padding = list(EvaluationLoader(split, batch_size=batch_size))
+    assert {len(batch.rows) for batch in any_padding[:-1]} == {batch_size}
