@@ -26,6 +26,7 @@ from accel_kd.logit_store.manifest import SHARDS
 from accel_kd.logit_store.shard_builder import UNLABELLED, ShardBuilder
 from accel_kd.logit_store.writer import StoreDescription, add_shard
 from accel_kd.signals import IGNORED_LABEL
+from accel_kd.teachers.recorded import RecordedTeacher
 from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class CaptureSettings:
 
 
 def capture(
-    teacher: StreamingTeacher,
+    teacher: StreamingTeacher | RecordedTeacher,
     rows: PooledRows,
     shards: Sequence[NDArray[np.int64]],
     description: StoreDescription,
@@ -112,7 +113,7 @@ def capture(
 class _Part:
     """What this rank does in a round, in which each rank has one shard, and the last ones none in the end."""
 
-    teacher: StreamingTeacher
+    teacher: StreamingTeacher | RecordedTeacher
     rows: PooledRows
     description: StoreDescription
     encoding: Encoding

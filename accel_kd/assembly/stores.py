@@ -42,6 +42,7 @@ from accel_kd.logit_store.writer import (
 )
 from accel_kd.models.fingerprint import teacher_identity
 from accel_kd.teachers.placement import release_memory
+from accel_kd.teachers.recorded import recorded_where_possible
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         source = streaming_teacher(session, teacher, columns=None, placement=placement)
         filling.teacher_is_ready()
         capture(
-            source,
+            recorded_where_possible(source) if session.config.training.step_mode in ("auto", "graphed") else source,
             place.rows,
             shards,
             place.description,

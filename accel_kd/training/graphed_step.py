@@ -14,14 +14,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel_kd.errors import UserError
+from accel_kd.recording.buffers import copy_into, empty_like, tensors_of
+from accel_kd.recording.recorder import Recorder, reason_of
 from accel_kd.signals import Batch, DeviceCounts, StepBatches, TeacherSignal
-from accel_kd.training.buffers import copy_into, empty_like, tensors_of
 from accel_kd.training.step import EagerStep, Outcome
 
 logger = logging.getLogger(__name__)
@@ -29,22 +30,6 @@ logger = logging.getLogger(__name__)
 _MOST_SHAPES = 48
 """Shapes that have buffers: up to 512 tokens there are 20 lengths of whole batches, and as many of an epoch's last one;
 where a step has several micro-batches, their lengths combine."""
-
-
-class Recorder(Protocol):
-    """Records what a device does, and has it done again."""
-
-    def rehearse(self, work: Callable[[], None]) -> None:
-        """Does `work` where it is going to be recorded, so that whatever is made on first use is there."""
-        ...
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Records `work` without doing it, and returns what does it, on the very tensors that `work` used.
-
-        Raises:
-            RuntimeError: something in `work` cannot be recorded.
-        """
-        ...
 
 
 @dataclass
@@ -178,8 +163,7 @@ class GraphedStep(EagerStep):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # What ends a capture hides what spoilt it.
-            reason = str(error.__context__ or error).strip().partition("\n")[0]
+            reason = reason_of(error)
             if self._is_asked_for:
                 raise UserError(
                     f"training.step_mode: graphed, but this step cannot be recorded ({reason}); use compiled or eager"

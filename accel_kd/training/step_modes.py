@@ -93,7 +93,7 @@ def make_step(mode: StepMode, *parts: Any, optimizer: torch.optim.Optimizer, is_
 
             return CompiledStep(*parts)
         case "graphed":
-            from accel_kd.training.cuda_graphs import CudaGraphs
+            from accel_kd.recording.cuda_graphs import CudaGraphs
             from accel_kd.training.graphed_step import GraphedStep
 
             recorder = CudaGraphs(parts[0].device)

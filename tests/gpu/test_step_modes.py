@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
+from accel_kd.logit_store.reader import open_store
 from accel_kd.models.loading import Checkpoint, load_classifier
-from accel_kd.training.cuda_graphs import CudaGraphs
+from accel_kd.recording.cuda_graphs import CudaGraphs
 from accel_kd.training.graphed_step import GraphedStep
 from tests.support.launch_configs import recipe
 from tests.support.processes import accel_kd, step_rows, succeeded, summary
@@ -80,3 +82,20 @@ def test_after_a_recording_that_failed_steps_go_on_with_their_dropout(
     losses = [float(step(batches)[0]["loss"]) for batches in batches_of(teacher)]
     assert all(map(torch.isfinite, map(torch.tensor, losses))) and step.num_recorded == 0
     assert "step mode: eager from here on: the step cannot be recorded" in caplog.text
+
+
+def test_a_store_that_is_filled_by_replays_holds_what_an_eager_teacher_said(
+    tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    stored = []
+    for mode in ("eager", "auto"):
+        stores = tmp_path / f"{mode}-stores"
+        _, log = _rows(tiny_data, tiny_teacher, tmp_path / mode, mode, *_STORE, f"teacher.store.path={stores}")
+        assert "cannot be recorded" not in log
+        [folder] = stores.iterdir()
+        reader = open_store(folder)
+        stored.append(reader.tensors(np.arange(len(reader))))
+    eager, replayed = stored
+    assert eager.keys() == replayed.keys()
+    for name, tensor in eager.items():
+        torch.testing.assert_close(replayed[name], tensor, rtol=1e-4, atol=1e-4)

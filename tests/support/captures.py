@@ -17,6 +17,7 @@ from accel_kd.logit_store.encoding import encoding_of
 from accel_kd.logit_store.manifest import fingerprint_of
 from accel_kd.logit_store.writer import StoreDescription, plan_shards
 from accel_kd.signals import Batch, Signal
+from accel_kd.teachers.recorded import RecordedTeacher
 from accel_kd.teachers.streaming import StreamingTeacher
 from tests.support import tiny
 
@@ -81,7 +82,7 @@ def plan(rows: PooledRows) -> list[NDArray[np.int64]]:
 def captured(
     folder: Path,
     rows: PooledRows,
-    teacher: StreamingTeacher | Listening,
+    teacher: StreamingTeacher | RecordedTeacher | Listening,
     *,
     stop: Stop | None = None,
     rank: int = 0,
