@@ -106,10 +106,9 @@ def describe(accelerator: Accelerator) -> str:
     """One line for the log: ranks, device, strategy, precision."""
     ranks, device = accelerator.num_processes, accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    if device.type == "cpu" and is_onednn():
-        name += ", oneDNN"
     where = f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type} ({name})"
-    return f"{where}, {strategy_name(accelerator)}, precision {accelerator.mixed_precision}"
+    by = ", fp32 products by oneDNN" if device.type == "cpu" and is_onednn() else ""
+    return f"{where}, {strategy_name(accelerator)}, precision {accelerator.mixed_precision}{by}"
 
 
 def strategy_name(accelerator: Accelerator) -> str:
