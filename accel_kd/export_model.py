@@ -87,7 +87,7 @@ def export_model(request: Request, config: RunConfig | None) -> str:
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     data = read_whole_split(config, request.split)
     student = read_scored_model(config, source, data)
-    logger.info("the student answers %s rows of %s", f"{len(data.examples):,}", data.name)
+    logger.info("the original answers %s rows of %s", f"{len(data.examples):,}", data.name)
     own = _logits(TorchClassifier(student.model, torch.device("cpu")), student.tokens, student.columns)
     limits = _limits(form, request)
     with whole_folder(folder) as temporary:
@@ -179,7 +179,7 @@ def _figures(agreement: Agreement, data: WholeSplit) -> str:
         f"{agreement.num_same:,} of {agreement.num_rows:,} labels of {data.name} are the same{ties}; logits differ by "
         f"{agreement.largest_difference:.3g} at most, {agreement.mean_difference:.3g} on average "
         f"({agreement.relative_difference:.3g} of their spread); accuracy {agreement.form_accuracy:.4f}, "
-        f"the student's {agreement.student_accuracy:.4f}"
+        f"the original's {agreement.student_accuracy:.4f}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The model card of an export: the student's own, without what is not true of this form, and what is below it."""
+"""The model card of an export: the original's own, without what is not true of this form, and what is below it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from accel_kd.export.card_metadata import front_matter
 _SECTION = """
 ## This folder: {form}
 
-Exported from the student of `{name}` (weights {digest}...) with {versions}. On {same:,} of the {rows:,} rows of the
-{split} split it gives the student's label{ties}; its logits differ by {largest:.3g} at most and {mean:.3g} on average;
-its accuracy is {own:.4f}, the student's {students:.4f}. All figures above this section are the student's.
+Exported from `{name}` (weights {digest}...) with {versions}. On {same:,} of the {rows:,} rows of the {split} split it
+gives the original's label{ties}; its logits differ by {largest:.3g} at most and {mean:.3g} on average; its accuracy is
+{own:.4f}, the original's {originals:.4f}. All figures above this section are the original's.
 
 ```python
 {usage}
@@ -47,11 +47,11 @@ def write_export_card(folder: Path, student: Path, usage: str, library: str, rec
         same=compared["num_same"],
         rows=compared["num_rows"],
         split=compared["split"],
-        ties=f", on {num_ties:,} more one that is as good to the student (a tie)" if num_ties else "",
+        ties=f", on {num_ties:,} more one that is as good to the original (a tie)" if num_ties else "",
         largest=compared["largest_difference"],
         mean=compared["mean_difference"],
         own=compared["form_accuracy"],
-        students=compared["student_accuracy"],
+        originals=compared["student_accuracy"],
         usage=usage.replace("FOLDER", "PATH_OF_THIS_FOLDER"),
     )
     card = student / "README.md"

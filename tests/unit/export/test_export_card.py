@@ -91,10 +91,10 @@ def test_it_keeps_of_the_students_card_what_is_true_of_the_form(
 
 def test_ties_are_told_apart_and_nothing_is_rounded_up(tmp_path: Path, student: Path) -> None:
     text = card(tmp_path, student, "onnx").text.replace("\n", " ")
-    assert "the student of `my run` (weights 5ff05ff05ff0...)" in text and "/cluster" not in text
+    assert "Exported from `my run` (weights 5ff05ff05ff0...)" in text and "/cluster" not in text
     assert (
-        "On 29,999 of the 30,000 rows of the test split it gives the student's label, on 1 more one that is as good "
-        "to the student (a tie); its logits" in text
+        "On 29,999 of the 30,000 rows of the test split it gives the original's label, on 1 more one that is as good "
+        "to the original (a tie); its logits" in text
     )
     assert "tie" not in card(tmp_path, student, "onnx", num_ties=0).text
 
@@ -103,3 +103,7 @@ def test_a_student_without_a_card_gets_a_head_of_its_own(tmp_path: Path) -> None
     written = card(tmp_path, tmp_path / "nowhere", "onnx")
     assert (written.data.library_name, written.data.pipeline_tag) == ("onnx", "text-classification")
     assert "# my run\n\n## This folder: onnx" in written.text
+
+
+def test_whatever_was_exported_is_not_called_a_student(tmp_path: Path) -> None:
+    assert "student" not in card(tmp_path, tmp_path / "nowhere", "onnx").text
