@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from accel_kd import benchmark_model_command
-from accel_kd.benchmark.command_line import count
+from accel_kd.benchmark.command_line import count, take_the_way_out
 from accel_kd.config import load_recipe
 from accel_kd.errors import UserError
 from accel_kd.heavy_imports import heavy_imports
@@ -91,16 +89,11 @@ def _train(parsed: argparse.Namespace) -> str:
         parsed.models, parsed.sources, parsed.modes, parsed.steps, parsed.repeats, parsed.warm_up,
         growth if parsed.growth else None, parsed.output, parsed.plot,
     )  # fmt: skip
-    before = signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, take_the_way_out)
     try:
         return benchmark_train(parsed.recipe, parsed.overrides, settings)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """The ordinary way out, on which trials are ended and models and stores removed."""
-    sys.exit(128 + number)
 
 
 def _names(text: str) -> list[str]:

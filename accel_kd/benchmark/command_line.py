@@ -35,11 +35,13 @@ def answered(benchmark: Callable[[], int]) -> int:
 def run_as_program(main: Callable[[], int]) -> NoReturn:
     """Runs `main` and ends the process with its code. SIGTERM takes the ordinary way out, on which what is measured,
     a process of its own, is ended too."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, take_the_way_out)
     sys.exit(main())
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def take_the_way_out(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of signals: ends the process as an exception does, so that trials are ended and models and stores
+    removed."""
     sys.exit(128 + number)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel_kd.benchmark.command_line import append_rows
+from accel_kd.benchmark.command_line import append_rows, report
 from accel_kd.benchmark.compared_models import Models, write_models
 from accel_kd.benchmark.contestants import (
     EAGER,
@@ -127,15 +126,15 @@ def benchmark_train(
         release_memory()
         figures = _ask_each(figures, settings, recipe, settled, folder, ask)
         append_rows(settings.output, [row | where for row in rows(figures)])
-        report = text(figures, where)
+        findings = text(figures, where)
         if settings.growth is not None:
             rate = max(one.utilisation * one.ceiling for one in figures)
-            cells = measure_growth(bench, recipe, settled, settings.growth, settings.modes, rate, folder, _report)
+            cells = measure_growth(bench, recipe, settled, settings.growth, settings.modes, rate, folder, report)
             append_rows(settings.output, [row | where | row for row in growth_rows(cells)])
-            report += f"\n\n{growth_table(cells)}"
+            findings += f"\n\n{growth_table(cells)}"
     if settings.plot is not None:
         plot_speeds(figures, where, settings.plot)
-    return report
+    return findings
 
 
 def _settle(recipe: str, overrides: Sequence[str], settings: Settings, folder: Path) -> list[str]:
@@ -158,7 +157,7 @@ def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures
         logger.info("%s: there after %.1f s, over %d texts", source, seconds, len(split))
         entries += [_entry(bench, mode, source, teacher, split, seconds, settings) for mode in settings.modes]
     contestants = [entry.contestant for entry in entries]
-    trials = take_turns(contestants, settings.num_rounds, settings.num_steps, settings.warm_up, _report)
+    trials = take_turns(contestants, settings.num_rounds, settings.num_steps, settings.warm_up, report)
     best = max(best, ceiling(device, precision))
     longest = int(bench.train.lengths.max())
     of_models = partial(Operations.of, peer.student.config, peer.teacher.config, longest, device)
@@ -263,15 +262,11 @@ def _ask_each(
         request = Request("memory", recipe, overrides, str(own), one.name, one.mode, one.source)
         peak_bytes = ask(request)["peak_bytes"]
         one = replace(one, peak_bytes=peak_bytes)
-        _report(f"{one.name}, alone: {peak_bytes / 1e6:.0f} MB")
+        report(f"{one.name}, alone: {peak_bytes / 1e6:.0f} MB")
         if one.name != PEER:
             answer = ask(replace(request, measure="sameness"))
             same = Sameness(answer["losses"], answer["peers_losses"])
             one = replace(one, sameness=same)
-            _report(f"{one.name}, losses beside the {PEER}'s: {same.largest:.1e}, then {same.last:.1e}")
+            report(f"{one.name}, losses beside the {PEER}'s: {same.largest:.1e}, then {same.last:.1e}")
         found.append(one)
     return found
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
