@@ -173,7 +173,11 @@ class _Part:
         batch = self.rows.batch(rows, self.rows.texts.padded_length(rows, self.settings.pad_to))
         if self.teacher.device.type == "cuda":
             batch = batch.pin_memory().to(self.teacher.device)
-        return _Asked(rows, [_Answer(self.teacher.signal(batch).logits) for _ in range(1 + twice)])
+        if not twice:
+            return _Asked(rows, [_Answer(self.teacher.signal(batch).logits)])
+        # Both times in the very same way: a recording may round otherwise than what was recorded.
+        teacher = self.teacher.teacher if isinstance(self.teacher, RecordedTeacher) else self.teacher
+        return _Asked(rows, [_Answer(teacher.signal(batch).logits) for _ in range(2)])
 
     def _add(self, builder: ShardBuilder, asked: _Asked | None) -> None:
         """Waits for the teacher's answer, where it was asked anything, and keeps it."""

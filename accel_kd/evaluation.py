@@ -17,7 +17,8 @@ from accel_kd.tasks.base import Task
 from accel_kd.teachers.base import TeacherSource
 
 _SPARE_PADDING = 64
-"""On a CPU so many tokens of padding cost more than another batch; a GPU would rather have fewer batches."""
+"""So many tokens of padding a batch may have on a CPU, which takes as long for them as for others: of CLINC150's
+validation split 2.8 % in 21 batches, where 13 of 256 texts have 10.8 %. A GPU would rather have fewer batches."""
 
 
 @dataclass(frozen=True)

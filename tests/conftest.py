@@ -14,7 +14,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from accel_kd.distributed import cpu_matmul
 from tests.support.forks import Forks
 from tests.support.tiny import write_data, write_model
 
@@ -28,6 +31,15 @@ def _same_generators_for_every_test() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.random.set_rng_state(state)
+
+
+@pytest.fixture(autouse=True)
+def _same_library_for_every_test() -> Iterator[None]:
+    """What multiplies on a CPU is a setting of the process; a test that starts a run in it may change that."""
+    attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    with cpu_matmul.blas_as_by_default():
+        yield
+    AttentionInterface.register("sdpa", attention)
 
 
 @pytest.fixture(scope="session")

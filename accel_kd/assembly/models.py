@@ -118,5 +118,5 @@ def streaming_teacher(
     if session.config.training.first_token_only and not hidden_states:
         read_first_token_only(model)
     source = StreamingTeacher(model, session.task, device, columns, min_rows, hidden_states, placement, world_size)
-    logger.info("teacher: %s", describe(source.model, placement, device, world_size))
+    logger.info("teacher: %s, in %s", describe(source.model, placement, device, world_size), teacher_dtype(session))
     return source

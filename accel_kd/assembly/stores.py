@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,11 @@ from accel_kd.logit_store.writer import (
     seal,
 )
 from accel_kd.models.fingerprint import teacher_identity
+from accel_kd.recording.cuda_graphs import CudaGraphs
 from accel_kd.teachers.placement import release_memory
-from accel_kd.teachers.recorded import recorded_where_possible
+from accel_kd.teachers.recorded import RecordedTeacher
+from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.training.step_modes import Launch, choose_step_mode, training_flops
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +230,7 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         source = streaming_teacher(session, teacher, columns=None, placement=placement)
         filling.teacher_is_ready()
         capture(
-            recorded_where_possible(source) if session.config.training.step_mode in ("auto", "graphed") else source,
+            _recorded_where_it_pays(session, source),
             place.rows,
             shards,
             place.description,
@@ -240,6 +243,16 @@ def _compute(session: Session, place: StorePlace, teacher: FoundTeacher, missing
         )
     del source
     release_memory()
+
+
+def _recorded_where_it_pays(session: Session, teacher: StreamingTeacher) -> StreamingTeacher | RecordedTeacher:
+    """A teacher whose forward is recorded under the launches, and up to the size, that steps are recorded at."""
+    if session.config.training.step_mode not in ("auto", "graphed") or not teacher.is_recordable:
+        return teacher
+    # A forward is a third of a step's operations, and a third of its launches.
+    flops = training_flops(teacher.model, session.config.teacher.store.tokens_per_batch)
+    mode, _ = choose_step_mode("auto", replace(Launch.of(session.accelerator, "adamw"), precision="no"), flops)
+    return RecordedTeacher(teacher, CudaGraphs(teacher.device)) if mode == "graphed" else teacher
 
 
 def _wait_for(session: Session, lock: WriterLock, folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:

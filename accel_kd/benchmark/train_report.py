@@ -134,8 +134,8 @@ def text(figures: Sequence[Figures], where: Mapping[str, Any]) -> str:
     what = " ".join(["benchmark train", where["recipe"], *where["overrides"]])
     about = (
         f"models: {where['models']}; batch {where['config']['training']['batch_size']}; precision "
-        f"{where['config']['training']['precision']}; threads: {where['threads']}; load average at the start "
-        f"{where['load_average']:.2f}; {where['num_rounds']} rounds of {where['num_steps']} steps after "
+        f"{where['config']['training']['precision']}; threads: {where['threads']}; {_multiplied(where)}load average at "
+        f"the start {where['load_average']:.2f}; {where['num_rounds']} rounds of {where['num_steps']} steps after "
         f"{where['warm_up']} to warm up; transformers {where['packages']['transformers']}"
     )
     return "\n\n".join(
@@ -197,6 +197,8 @@ def _notes(figures: Sequence[Figures]) -> str:
         "depends less on which texts they had.",
         f"Loss: the largest difference from the {PEER}'s, relative to it, from equal weights on the same batches in "
         "fp32 without dropout.",
+        f"Evaluated: all of the validation split by ours, as in a run; by the {PEER}, of its first rows as many as a "
+        "round trains on.",
     ]
     for one in figures[1:]:
         ready = f" and its mode was ready after {one.rehearsal_seconds:.1f} s of steps" * (one.rehearsal_seconds > 0)
@@ -205,6 +207,12 @@ def _notes(figures: Sequence[Figures]) -> str:
     if other:
         notes.append(f"NOT the same training as the {PEER}'s: {'; '.join(other)}.")
     return "\n".join(notes)
+
+
+def _multiplied(where: Mapping[str, Any]) -> str:
+    if where["device"] != "cpu" or where["cpu"]["matmul"] != "onednn":
+        return ""
+    return f"fp32 products: oneDNN's, the {PEER}'s the BLAS's; "
 
 
 def growth_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:

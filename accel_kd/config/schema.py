@@ -96,7 +96,7 @@ class TrainingConfig(Section):
     """How an optimizer step is executed: `eager`: operation by operation; `compiled`: the student through
     `torch.compile`; `graphed`: recorded as a CUDA graph for each shape of batch and replayed, for one GPU, AdamW and
     fp32 or bf16; `auto`: graphed where that is possible and the model small enough to gain by it, else eager. With
-    `auto` and `graphed` a GPU that fills the store replays the teacher's forward too."""
+    `auto` and `graphed` one GPU that fills a store replays the forward of a small teacher too."""
     first_token_only: bool = True
     """Leave out of the last layer what nothing reads, where the head reads the first token only (classifiers like BERT,
     RoBERTa, ELECTRA and DistilBERT): the same mathematics, with other draws of dropout."""
@@ -179,8 +179,9 @@ class RunSection(Section):
     """CPU threads of each rank; default OMP_NUM_THREADS where it was set by you, else the cores that this process may
     use, shared out over the ranks of this machine. Launchers set a 1 by themselves: whoever wants 1 says so here."""
     cpu_matmul: Literal["auto", "blas", "onednn"] = "auto"
-    """What multiplies fp32 matrices on a CPU: the BLAS of torch (MKL), or oneDNN, which is refused where it would round
-    them to bf16; auto: oneDNN on AMD's processors with AVX-512, where it is faster."""
+    """What multiplies fp32 matrices where a CPU trains, evaluates or fills a store: the BLAS of torch (MKL), or oneDNN,
+    which is refused where it would round them to bf16; auto: oneDNN on AMD's processors with AVX-512, where it is
+    faster."""
     control: bool = False
     """Also train the same student without the teacher (alpha 1, same seed and budget) and put it beside."""
     progress: bool | None = None

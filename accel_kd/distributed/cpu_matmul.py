@@ -24,9 +24,12 @@ from accel_kd.errors import UserError
 
 CpuMatmul = Literal["auto", "blas", "onednn"]
 
-_ONEDNN, _BLAS = "bf16", "ieee"
-"""What torch is told of the precision of its fp32 products, to have them done by either."""
+_ROUNDING_ALLOWED, _NONE_ALLOWED = "bf16", "ieee"
+"""What torch is told of the rounding of fp32 factors; with the one it calls oneDNN, with the other its BLAS."""
 _PRODUCTS: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+_by_onednn = False
+"""What was decided last. Torch's own switch, which all threads share, follows it."""
 
 
 def multiply_with(setting: CpuMatmul, cpuinfo: Path = CPUINFO) -> bool:
@@ -42,15 +45,15 @@ def multiply_with(setting: CpuMatmul, cpuinfo: Path = CPUINFO) -> bool:
     Raises:
         UserError: `onednn`, which torch lacks, or which would round on this CPU.
     """
-    _PRODUCTS.fp32_precision = _BLAS
+    _decide(False)
     if setting == "blas" or (setting == "auto" and not is_amd_with_avx512(cpuinfo)):
         return False
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        _PRODUCTS.fp32_precision = _ONEDNN
+        _decide(True)
         if not _rounds():
             _let_attention_use_blas()
             return True
-        _PRODUCTS.fp32_precision = _BLAS
+        _decide(False)
         why = "would round fp32 products to bf16 on this CPU"
     else:
         why = "is not part of this torch"
@@ -60,56 +63,81 @@ def multiply_with(setting: CpuMatmul, cpuinfo: Path = CPUINFO) -> bool:
 
 
 def is_onednn() -> bool:
-    """Whether oneDNN multiplies fp32 matrices now."""
-    return bool(_PRODUCTS.fp32_precision == _ONEDNN)
+    """Whether oneDNN multiplies fp32 matrices in this process."""
+    return _by_onednn
 
 
 @contextlib.contextmanager
 def blas_as_by_default() -> Iterator[None]:
     """Meanwhile torch multiplies as in a process that never called `multiply_with`."""
-    before = _PRODUCTS.fp32_precision
-    _PRODUCTS.fp32_precision = _BLAS
+    before = _by_onednn
+    _decide(False)
     try:
         yield
     finally:
-        _PRODUCTS.fp32_precision = before
+        _decide(before)
 
 
-def attended(attention: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    """`attention` of query, key and value, its own products by the BLAS.
+def attended(
+    attention: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, dropout: float, **options: Any
+) -> Any:
+    """`attention` of query, key and value, without dropout by the BLAS.
 
-    On a CPU attention multiplies many small blocks, for each of which oneDNN takes longer to start than to multiply:
-    with texts of 16 tokens ten times as long in all, forward as backward.
+    Without dropout torch's attention for CPUs multiplies many small blocks, for each of which oneDNN takes longer to
+    start than to multiply: with 48 texts of 16 tokens ten times as long in all, forward as backward. With dropout it
+    multiplies whole batches of matrices, which oneDNN does as fast as the BLAS. Attention that does not come by here
+    is right and, at such lengths, slow.
 
     Args:
-        attention: takes the three, and `options`; returns a tensor, or a tuple that starts with one.
+        attention: takes the three, and `options`.
         query, key, value: of the shapes that it takes.
+        dropout: its probability, which `attention` knows.
         options: for `attention`.
     """
-    # What is compiled has its products chosen by the compiler.
-    if query.device.type != "cpu" or torch.compiler.is_compiling() or not is_onednn():
+    # What is compiled cannot switch in the middle.
+    if not _by_onednn or dropout > 0.0 or query.device.type != "cpu" or torch.compiler.is_compiling():
         return attention(query, key, value, **options)
-    query, key, value = _OnednnBefore.apply(query, key, value)  # type: ignore[no-untyped-call]
-    with blas_as_by_default():
+    _switch(False)
+    try:
         output = attention(query, key, value, **options)
-    first, *others = output if isinstance(output, tuple) else (output,)
-    first = _BlasBehind.apply(first)  # type: ignore[no-untyped-call]
-    return (first, *others) if isinstance(output, tuple) else first
+    finally:
+        _switch(True)
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    learning = [tensor for tensor in (query, key, value) if tensor.requires_grad]
+    if learning and first.requires_grad:
+        # Backward it is the other way round: from its output's gradient to those of what it was given.
+        first.register_hook(lambda gradient: _switch(False))  # type: ignore[no-untyped-call]
+        for tensor in learning:
+            tensor.register_hook(lambda gradient: _switch(True))  # type: ignore[no-untyped-call]
+    return output
+
+
+def _decide(by_onednn: bool) -> None:
+    global _by_onednn
+    _by_onednn = by_onednn
+    _switch(by_onednn)
+
+
+def _switch(to_onednn: bool) -> None:
+    """Never to oneDNN where that was not decided: a backward pass may come late."""
+    _PRODUCTS.fp32_precision = _ROUNDING_ALLOWED if to_onednn and _by_onednn else _NONE_ALLOWED
 
 
 @torch.no_grad()
 def _rounds() -> bool:
-    """Whether a product's factors lose what fp32 has and bf16, tf32 and fp16 have not; of all the sizes that kernels
-    are made for, and of the three products of a linear layer."""
+    """Whether a product's factors lose what fp32 has and bf16, tf32 and fp16 have not: products as of linear layers
+    with and without bias, of their gradients, and of batches of matrices, in small, odd and large sizes."""
     fine = 1.0 + 2.0**-20
-    for rows, width, out in [(8, 16, 16), (48, 64, 256), (512, 768, 768)]:
+    for rows, width, out in [(8, 16, 16), (37, 61, 151), (48, 64, 256), (512, 768, 768)]:
         # The first terms of a sum keep all of theirs in fp32, and what is added later takes nothing away from that.
-        inputs, ones = torch.full((rows, width), fine), torch.ones(out, width)
-        products = [F.linear(inputs, ones), F.linear(ones, inputs), inputs @ ones.t(), ones @ inputs.t()]
-        products.append(inputs.t() @ torch.ones(rows, out))
-        for product, terms in zip(products, [width, width, width, width, rows], strict=True):
-            if not torch.all(product > terms):
-                return True
+        inputs, ones, bias = torch.full((rows, width), fine), torch.ones(out, width), torch.zeros(out)
+        sums_of_width = [
+            F.linear(inputs, ones), F.linear(inputs, ones, bias), F.linear(ones, inputs), inputs @ ones.t(),
+            ones @ inputs.t(), torch.bmm(inputs[None], ones.t()[None]),
+        ]  # fmt: skip
+        sums_of_rows = inputs.t() @ torch.ones(rows, out)
+        if not (all((product > width).all() for product in sums_of_width) and (sums_of_rows > rows).all()):
+            return True
     return False
 
 
@@ -126,32 +154,17 @@ class _AttentionByBlas:
     def __init__(self, attention: Callable[..., Any]) -> None:
         self._attention = attention
 
-    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Any:
+    def __call__(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> Any:
         attention = functools.partial(self._attention, module)
-        return attended(lambda *qkv, **named: attention(*qkv, *others, **named), query, key, value, **options)
-
-
-class _BlasBehind(torch.autograd.Function):
-    """What it is given; in the backward pass products go to the BLAS from here on, until `_OnednnBefore`."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor) -> Tensor:
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        _PRODUCTS.fp32_precision = _BLAS
-        return gradient
-
-
-class _OnednnBefore(torch.autograd.Function):
-    """What it is given; in the backward pass products go to oneDNN again behind this."""
-
-    @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.view_as(tensor) for tensor in tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        _PRODUCTS.fp32_precision = _ONEDNN
-        return gradients
+        return attended(
+            lambda *of: attention(*of, attention_mask, dropout=dropout, **options), query, key, value, dropout
+        )

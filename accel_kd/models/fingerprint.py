@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from accel_kd.distributed.cpu_matmul import is_onednn
 from accel_kd.models.checkpoint_files import code_files, code_revision, raw_config
 from accel_kd.models.labels import names_in_order
 from accel_kd.models.loading import Checkpoint, input_names, load_config, refusal
@@ -111,8 +112,9 @@ def _matmul_precision() -> dict[str, str]:
 
     Asked by device, since `torch.get_float32_matmul_precision` raises once anything has set these.
     """
+    of_cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     precisions = {
         "cuda": torch.backends.cuda.matmul.fp32_precision,
-        "cpu": torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
+        "cpu": "ieee" if is_onednn() else of_cpu,  # by the same switch, which rounds nothing where that was chosen
     }
     return {device: "ieee" if precision == "none" else precision for device, precision in precisions.items()}

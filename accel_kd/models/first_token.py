@@ -80,7 +80,7 @@ def _bert_layer(
 ) -> Tensor:
     """In place of `BertLayer.forward`: `[N, L, H]` -> `[N, 1, H]`."""
     attention, first = layer.attention.self, _first(hidden_states)
-    context = _attended(
+    context = _of_first(
         attention.query(first), attention.key(hidden_states), attention.value(hidden_states),
         attention_mask, attention.num_attention_heads, attention.dropout.p if layer.training else 0.0,
     )  # fmt: skip
@@ -93,12 +93,12 @@ def _distilbert_layer(
 ) -> Tensor:
     """In place of `TransformerBlock.forward`: `[N, L, H]` -> `[N, 1, H]`."""
     attention, first = layer.attention, _first(hidden_states)
-    context = _attended(
+    context = _of_first(
         attention.q_lin(first), attention.k_lin(hidden_states), attention.v_lin(hidden_states),
         attention_mask, attention.n_heads, attention.dropout.p if layer.training else 0.0,
     )  # fmt: skip
-    attended = layer.sa_layer_norm(attention.out_lin(context) + first)
-    output: Tensor = layer.output_layer_norm(layer.ffn(attended) + attended)
+    normed = layer.sa_layer_norm(attention.out_lin(context) + first)
+    output: Tensor = layer.output_layer_norm(layer.ffn(normed) + normed)
     return output
 
 
@@ -108,14 +108,15 @@ def _first(hidden_states: Tensor) -> Tensor:
     return hidden_states[:, :1].contiguous()
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, num_heads: int, dropout: float) -> Tensor:
+def _of_first(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, num_heads: int, dropout: float) -> Tensor:
     """Scaled dot-product attention of one query `[N, 1, H]` a text to keys and values `[N, L, H]`; the mask is as
     Transformers hands it on, None or `[N, 1, 1 or L, L]`."""
     rows, width = key.shape[0], key.shape[-1] // num_heads
     query, key, value = (each.view(rows, -1, num_heads, width).transpose(1, 2) for each in (query, key, value))
     of_first = None if mask is None else mask[:, :, :1]
-    attention = F.scaled_dot_product_attention
-    context: Tensor = attended(attention, query, key, value, attn_mask=of_first, dropout_p=dropout)
+    context: Tensor = attended(
+        F.scaled_dot_product_attention, query, key, value, dropout, attn_mask=of_first, dropout_p=dropout
+    )
     return context.transpose(1, 2).flatten(2)
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from accel_kd.recording.buffers import copy_into, empty_like, tensors_of
-from accel_kd.recording.cuda_graphs import CudaGraphs
 from accel_kd.recording.recorder import Recorder, reason_of
 from accel_kd.signals import Batch, Signal
 from accel_kd.teachers.streaming import StreamingTeacher
@@ -23,14 +22,7 @@ from accel_kd.teachers.streaming import StreamingTeacher
 logger = logging.getLogger(__name__)
 
 _MOST_SHAPES = 48
-"""Up to 512 tokens there are 20 lengths of whole batches, and the last of each shard."""
-
-
-def recorded_where_possible(teacher: StreamingTeacher) -> StreamingTeacher | RecordedTeacher:
-    """A teacher that is whole on a GPU as one that is recorded; others as they are."""
-    if teacher.device.type != "cuda" or not teacher.is_recordable:
-        return teacher
-    return RecordedTeacher(teacher, CudaGraphs(teacher.device))
+"""Shapes that have buffers: each length has one of whole batches, and the last batch of each shard one of its own."""
 
 
 @dataclass
@@ -51,7 +43,7 @@ class RecordedTeacher:
         assert teacher.is_recordable and not teacher.provides.hidden_states, "a forward that only reads its batch"
         self.device = teacher.device
         self.needs_all_ranks = teacher.needs_all_ranks
-        self._teacher = teacher
+        self.teacher = teacher
         self._recorder = recorder
         self._most_shapes = most_shapes
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
@@ -63,7 +55,7 @@ class RecordedTeacher:
             self._shapes[key] = _Shape(empty_like(batch))
         shape = self._shapes.get(key)
         if shape is None or not self._answer(shape, batch):
-            return self._teacher.signal(batch)
+            return self.teacher.signal(batch)
         assert shape.logits is not None, "it was answered"
         return Signal(shape.logits.clone())  # the next batch of this shape overwrites them
 
@@ -71,7 +63,7 @@ class RecordedTeacher:
         """Whether `shape` holds the answer to `batch` now."""
 
         def work() -> None:
-            logits = self._teacher.signal(shape.batch).logits
+            logits = self.teacher.signal(shape.batch).logits
             if shape.logits is None:
                 shape.logits = torch.empty_like(logits)
             shape.logits.copy_(logits)
@@ -83,9 +75,7 @@ class RecordedTeacher:
         if shape.replay is None:
             try:
                 shape.replay = self._recorder.record(work)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
+            except RuntimeError as error:  # lack of memory too: recordings hold some that the forward alone does not
                 reason = reason_of(error)
                 logger.warning("teacher: eager from here on: its forward cannot be recorded (%s)", reason)
                 self._most_shapes = 0

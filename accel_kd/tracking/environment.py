@@ -26,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": {package: _version(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "count": usable_cpus()},
+        "cpu": {"model": _cpu_model(), "count": usable_cpus(), "matmul": _cpu_matmul()},
         "memory_gib": _memory_gib(),
         "gpu": _gpu(),
         "slurm": {
@@ -61,6 +61,12 @@ def _git_output(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return finished.stdout.strip() if finished.returncode == 0 else None
+
+
+def _cpu_matmul() -> str | None:
+    """What multiplies fp32 matrices; None in a process that has not started to compute."""
+    module = sys.modules.get("accel_kd.distributed.cpu_matmul")
+    return None if module is None else "onednn" if module.is_onednn() else "blas"
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,8 @@ from accel_kd.errors import UserError
 WHERE: dict[str, Any] = {
     "recipe": "demo", "overrides": [], "models": "seed", "config": {"training": {"batch_size": 2, "precision": "no"}},
     "threads": 1, "load_average": 0.0, "num_rounds": 2, "num_steps": 1, "warm_up": 1, "device": "cpu",
-    "cpu": {"model": "a processor", "count": 2}, "file_system": "ext4", "date": "2026-01-02T03:04:05+00:00",
+    "cpu": {"model": "a processor", "count": 2, "matmul": "onednn"},
+    "file_system": "ext4", "date": "2026-01-02T03:04:05+00:00",
     "packages": {"accel_kd": "0", "torch": "0", "accelerate": "0", "transformers": "0"},
 }  # fmt: skip
 LOSSES = [1.0, 0.5, 0.25, 0.25, 0.2, 0.2]
@@ -97,3 +98,10 @@ def test_a_lack_of_matplotlib_is_said_before_anything_is_measured(monkeypatch: p
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="^--plot: matplotlib is not installed; pip install"):
         refuse_plot("speeds.png")
+
+
+def test_what_multiplies_is_said_where_it_is_not_what_multiplies_for_the_peer() -> None:
+    said = "fp32 products: oneDNN's, the Trainer's the BLAS's;"
+    assert said in text(_figures(LOSSES), WHERE)
+    assert said not in text(_figures(LOSSES), WHERE | {"cpu": WHERE["cpu"] | {"matmul": "blas"}})
+    assert said not in text(_figures(LOSSES), WHERE | {"device": "a GPU"})

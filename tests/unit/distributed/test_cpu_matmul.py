@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from accel_kd.distributed import cpu_matmul
@@ -22,12 +22,9 @@ from tests.support import tiny
 _AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9R14\nflags\t\t: fpu sse avx2 avx512f\n\n"
 
 
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before, attention = cpu_matmul._PRODUCTS.fp32_precision, ALL_ATTENTION_FUNCTIONS["sdpa"]
-    yield
-    cpu_matmul._PRODUCTS.fp32_precision = before
-    AttentionInterface.register("sdpa", attention)
+def switched() -> bool:
+    """Whether torch gives fp32 products to oneDNN at this moment."""
+    return bool(cpu_matmul._PRODUCTS.fp32_precision == "bf16")
 
 
 @pytest.fixture
@@ -91,21 +88,23 @@ def test_fp32_rounds_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [8, 48, 512])
-@pytest.mark.parametrize("which", ["linear", "matmul"])
+@pytest.mark.parametrize("rows", [8, 37, 48, 512])
+@pytest.mark.parametrize("which", ["linear", "matmul", "bmm"])
 def test_rounding_is_seen_whichever_product_of_whichever_size_does_it(
     which: str, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rounding(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        def rounded(first: Tensor, second: Tensor) -> Tensor:
+    def rounding(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def rounded(first: Tensor, second: Tensor, *bias: Tensor) -> Tensor:
             if rows in first.shape:
-                return product(first.to(dtype).float(), second)
-            return product(first, second)
+                return product(first.to(dtype).float(), second, *bias)
+            return product(first, second, *bias)
 
         return rounded
 
     if which == "linear":
         monkeypatch.setattr(cpu_matmul.F, "linear", rounding(F.linear))
+    elif which == "bmm":
+        monkeypatch.setattr(torch, "bmm", rounding(torch.bmm))
     else:
         monkeypatch.setattr(Tensor, "__matmul__", rounding(torch.matmul))
     assert cpu_matmul._rounds()
@@ -132,8 +131,8 @@ def _products(layer: nn.Linear, inputs: Tensor) -> list[Tensor]:
 
 def test_a_peer_multiplies_as_torch_does_by_default(onednn: None) -> None:
     with blas_as_by_default():
-        assert not is_onednn()
-    assert is_onednn()
+        assert not is_onednn() and not switched()
+    assert is_onednn() and switched()
 
 
 class _Watched(torch.autograd.Function):
@@ -142,12 +141,12 @@ class _Watched(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: Tensor, name: str, seen: dict[str, bool]) -> Tensor:
         ctx.name, ctx.seen = name, seen
-        seen[f"{name}, forward"] = is_onednn()
+        seen[f"{name}, forward"] = switched()
         return given.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        ctx.seen[f"{ctx.name}, backward"] = is_onednn()
+        ctx.seen[f"{ctx.name}, backward"] = switched()
         return gradient.clone(), None, None
 
 
@@ -163,13 +162,13 @@ def test_attention_multiplies_by_the_blas_forward_and_backward_and_nothing_else_
 
     given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(3)]
     before = [_Watched.apply(tensor, f"before {number}", seen) for number, tensor in enumerate(given)]
-    output = attended(attention, *before, factor=2.0)
+    output = attended(attention, *before, dropout=0.0, factor=2.0)
     output = output[0] if in_tuple else output
     _Watched.apply(output, "behind", seen).sum().backward()
     of_attention = {"attention, forward": False, "attention, backward": False}
     assert seen == dict.fromkeys(seen, True) | of_attention
     assert len(seen) == 10
-    assert is_onednn()
+    assert switched()
     query, key, value = (tensor.detach().requires_grad_() for tensor in given)
     expected = query @ key.mT @ value * 2.0
     torch.testing.assert_close(output, expected)
@@ -177,13 +176,70 @@ def test_attention_multiplies_by_the_blas_forward_and_backward_and_nothing_else_
         torch.testing.assert_close(own.grad, true)
 
 
+def test_with_dropout_attention_multiplies_as_everything_else(onednn: None) -> None:
+    seen: dict[str, bool] = {}
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return _Watched.apply(query @ key.mT @ value, "attention", seen)
+
+    given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(3)]
+    attended(attention, *given, dropout=0.1).sum().backward()
+    assert seen == {"attention, forward": True, "attention, backward": True}
+
+
 def test_an_attention_that_fails_leaves_onednn_to_the_rest(onednn: None) -> None:
     def attention(*qkv: Tensor) -> Tensor:
         raise KeyError
 
     with pytest.raises(KeyError):
-        attended(attention, *(torch.ones(1, 2, 2) for _ in range(3)))
+        attended(attention, *(torch.ones(1, 2, 2) for _ in range(3)), dropout=0.0)
+    assert switched()
+
+
+class _Fails(torch.autograd.Function):
+    """In its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise KeyError
+
+
+def test_a_backward_pass_that_fails_within_attention_is_forgotten_at_the_next_one(onednn: None) -> None:
+    given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(3)]
+    with pytest.raises(KeyError):
+        attended(lambda query, key, value: _Fails.apply(query @ key.mT @ value), *given, dropout=0.0).sum().backward()
     assert is_onednn()
+    attended(lambda query, key, value: query @ key.mT @ value, *given, dropout=0.0)
+    assert switched()
+
+
+def test_attention_of_which_only_the_mask_learns_leaves_the_rest_of_the_backward_pass_to_onednn(onednn: None) -> None:
+    given, mask = [torch.randn(2, 5, 4) for _ in range(3)], torch.zeros(5, 5, requires_grad=True)
+    attended(lambda query, key, value: (query @ key.mT + mask) @ value, *given, dropout=0.0).sum().backward()
+    assert switched() and mask.grad is not None
+
+
+def test_a_backward_pass_in_a_peers_turn_does_not_bring_onednn_back(onednn: None) -> None:
+    given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(3)]
+    output = attended(lambda query, key, value: query @ key.mT @ value, *given, dropout=0.0)
+    with blas_as_by_default():
+        output.sum().backward()
+        assert not switched()
+
+
+def test_attention_may_change_what_it_is_given_and_be_changed_in_place(onednn: None) -> None:
+    given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(3)]
+    query, key, value = (tensor * 1.0 for tensor in given)
+    output = attended(lambda query, key, value: query.mul_(2.0) @ key.mT @ value, query, key, value, dropout=0.0)
+    output.mul_(3.0).sum().backward()
+    expected = [tensor.detach().clone().requires_grad_() for tensor in given]
+    (6.0 * expected[0] @ expected[1].mT @ expected[2]).sum().backward()
+    for own, true in zip(given, expected, strict=True):
+        torch.testing.assert_close(own.grad, true.grad)
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
@@ -191,26 +247,29 @@ def test_an_attention_that_fails_leaves_onednn_to_the_rest(onednn: None) -> None
 def test_models_attend_by_the_blas_and_multiply_by_onednn(
     onednn: None, kind: str, first_token_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(tiny.config(kind))
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(tiny.config(kind)).eval()
     if first_token_only:
         assert read_first_token_only(model)
     by_onednn: dict[str, list[bool]] = {"attention": [], "linear": []}
     torchs = F.scaled_dot_product_attention
 
     def noting(*arguments: Any, **options: Any) -> Tensor:
-        by_onednn["attention"].append(is_onednn())
+        by_onednn["attention"].append(switched())
         return torchs(*arguments, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda *_: by_onednn["linear"].append(is_onednn()))
+            module.register_forward_hook(lambda *_: by_onednn["linear"].append(switched()))
     ids = torch.arange(12).view(2, 6)
     model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
     assert len(by_onednn["attention"]) == model.config.num_hidden_layers
-    assert not any(by_onednn["attention"])
+    assert not any(by_onednn["attention"]), "without dropout"
     assert len(by_onednn["linear"]) > 12
     assert all(by_onednn["linear"])
+    by_onednn["attention"].clear()
+    model.train()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
+    assert all(by_onednn["attention"]), "with dropout"
 
 
 def test_what_is_registered_is_so_once(onednn: None) -> None:

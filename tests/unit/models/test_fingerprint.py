@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from accel_kd.distributed import cpu_matmul
 from accel_kd.errors import UserError
 from accel_kd.models.fingerprint import config_facts, teacher_identity, teacher_shape
 from accel_kd.models.loading import Checkpoint, input_names, load_classifier, load_tokenizer
@@ -103,6 +104,17 @@ def test_a_shorter_precision_of_products_counts(tiny_teacher: Path, precision: N
     shorter = identity(tiny_teacher)
     assert differing(untouched, shorter) == {"matmul_precision"}
     assert shorter["matmul_precision"]["cuda"] == "tf32"
+
+
+def test_the_library_that_multiplies_does_not_count(tiny_teacher: Path) -> None:
+    found = []
+    for library in ("blas", "onednn"):
+        try:
+            cpu_matmul.multiply_with(library)
+        except UserError as error:
+            pytest.skip(str(error))
+        found.append(identity(tiny_teacher))
+    assert found[0] == found[1] and found[0]["matmul_precision"]["cpu"] == "ieee"
 
 
 def test_settings_that_change_no_logit_do_not_count_and_others_do(tiny_teacher: Path, copy: Path) -> None:
