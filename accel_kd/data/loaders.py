@@ -183,8 +183,8 @@ class EvaluationLoader:
         resident_on: torch.device | None = None,
         spare_padding: int | None = None,
     ) -> None:
-        """`pin_memory` and `resident_on` as in `TrainingLoader`. A batch ends before `batch_size` where it would have
-        more than `spare_padding` tokens of padding, within reach of the other ranks' texts; None: it may have any."""
+        """`pin_memory` and `resident_on` as in `TrainingLoader`. A batch ends before `batch_size` where a text more
+        would make its padding more than `spare_padding` tokens on the rank with the longest texts; None: never."""
         self.split = split
         self._pin_memory = pin_memory
         self._resident_on = resident_on

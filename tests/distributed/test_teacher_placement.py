@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+from accel_kd.distributed.cpu_matmul import multiply_with
 from accel_kd.errors import EXIT_STOPPED
 from accel_kd.models.first_token import read_first_token_only
 from tests.support import tiny
@@ -50,6 +51,7 @@ def expected(teacher: Path, rank: int, number: int) -> torch.Tensor:
 def test_logits_are_those_of_one_process_to_the_last_bit(forks: Forks, tmp_path: Path, kind: str, ranks: int) -> None:
     teacher = tiny.write_model(tmp_path / "teacher", kind)
     forks.run(_ANSWER, teacher, tmp_path, ranks=ranks).succeeded()
+    multiply_with("auto")  # as a run does
     for placement in PLACEMENTS:
         parts = [load_file(tmp_path / f"{placement}_{rank}.safetensors") for rank in range(ranks)]
         for rank, part in enumerate(parts):
