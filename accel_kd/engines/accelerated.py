@@ -21,6 +21,9 @@ class AcceleratedEngine:
         self._max_grad_norm = max_grad_norm
         self.model, self._optimizer = accelerator.prepare(model, optimizer)
 
+    def expect_eager_steps(self) -> None:
+        """Changes nothing."""
+
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Until the last one ranks exchange nothing; DDP decides so in the forward pass already."""
         context: AbstractContextManager[object] = nullcontext() if is_last else self._accelerator.no_sync(self.model)

@@ -21,6 +21,11 @@ class Engine(Protocol):
         """The only thing that may be called with a batch."""
         ...
 
+    def expect_eager_steps(self) -> None:
+        """Is told before the first step that forward and backward are neither compiled nor recorded: between them and
+        `update` gradients may be of any layout."""
+        ...
+
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Surrounds the forward and backward pass of a micro-batch; ranks exchange gradients in the last one's."""
         ...

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import get_grad_scaler
+from accelerate.utils import DistributedType, get_grad_scaler
 from torch import Tensor, nn
 
 from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimizer_tensors
 from accel_kd.engines.accelerated import AcceleratedEngine
 from accel_kd.engines.base import refuse_other_names
+from accel_kd.engines.embedding_rows import EmbeddingRows
 
 
 class ReplicatedEngine(AcceleratedEngine):
@@ -25,10 +26,28 @@ class ReplicatedEngine(AcceleratedEngine):
             # The loss scale of the model before must not reach this one.
             accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
         super().__init__(accelerator, model, optimizer, max_grad_norm)
+        self._rows: EmbeddingRows | None = None
+
+    def expect_eager_steps(self) -> None:
+        """One process on a CPU then leaves out the rows of embeddings that have no gradient; see `EmbeddingRows`. A GPU
+        would wait for the host to count them, and ranks exchange whole gradients."""
+        is_alone = self._accelerator.distributed_type == DistributedType.NO
+        if is_alone and self._accelerator.device.type == "cpu" and self._accelerator.scaler is None:
+            self._rows = EmbeddingRows(self._bare)
 
     def update(self) -> Tensor:
         """See `Engine`."""
-        norm = self._clip()
+        if self._rows is None:
+            norm = self._clip()
+            self._step(norm)
+        else:
+            norm = self._rows.clip(self.model.parameters(), self._max_grad_norm)
+            with self._rows.spread_out():
+                self._step(norm)
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _step(self, norm: Tensor) -> None:
         # Every rank has the whole gradient, so that all of them take the step or none does.
         is_finite = torch.isfinite(norm)
         raw: Any = self._raw_optimizer
@@ -40,8 +59,6 @@ class ReplicatedEngine(AcceleratedEngine):
             self._optimizer.step()
         elif bool(is_finite):
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def rehearse(self, forward: Callable[[], Tensor]) -> None:
         """DDP arranges its buckets after the first backward pass, and from three ranks on the arrangement decides in

@@ -47,6 +47,9 @@ class ZeroEngine:
             # How many steps may be passed over, and what is said of them, is `training.health`'s.
             self._zero.loss_scaler.raise_error_at_min_scale = False
 
+    def expect_eager_steps(self) -> None:
+        """Changes nothing."""
+
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[object]:
         """See `Engine`."""
         self._engine.set_gradient_accumulation_boundary(is_boundary=is_last)

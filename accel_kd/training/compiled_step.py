@@ -18,6 +18,8 @@ class CompiledStep(EagerStep):
     """See `Step`. The module that `prepare` returned is what is compiled, once for batches of all shapes; whoever else
     calls that module, evaluation for one, calls it as it is."""
 
+    _is_compiled_or_recorded = True
+
     def __init__(self, *parts: Any, backend: str | Callable[..., Any] = "inductor") -> None:
         """`parts` as of `EagerStep`, `backend` as of `torch.compile`."""
         super().__init__(*parts)

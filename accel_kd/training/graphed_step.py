@@ -63,6 +63,8 @@ class _Shape:
 class GraphedStep(EagerStep):
     """See `Step`. For one process and fused AdamW, in fp32 or bf16; `choose_step_mode` sees to that."""
 
+    _is_compiled_or_recorded = True
+
     def __init__(
         self,
         *parts: Any,

@@ -46,6 +46,8 @@ class EagerStep:
     of targets or positions that the whole batch holds. It does not depend on how the batch is split.
     """
 
+    _is_compiled_or_recorded = False
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -65,6 +67,8 @@ class EagerStep:
         self._reads_hidden_states = bool(objective.needs.hidden_states)
         self._teacher = teacher
         self._phases = phases
+        if not self._is_compiled_or_recorded:
+            engine.expect_eager_steps()
 
     @property
     def learning_rate(self) -> float:

@@ -89,8 +89,10 @@ def run(
 ) -> tuple[list[dict[str, float]], dict[str, Tensor], GraphedStep | EagerStep]:
     """What each step tells, the last weights, and the step itself."""
     optimizer, given = parts(accelerator, student, teacher, objective)
-    step: GraphedStep | EagerStep = EagerStep(*given)
-    if graphed:
+    step: GraphedStep | EagerStep
+    if not graphed:
+        step = EagerStep(*given)
+    else:
         recorder = OpTape(state_of(student, optimizer))
         step = GraphedStep(*given, optimizer=optimizer, recorder=recorder, is_asked_for=True, **options)
     told = []

@@ -1,0 +1,74 @@
+"""Gradients of large embedding tables as the few rows that a step's texts have, where one process trains on a CPU.
+
+A BERT's table is a third of a DistilBERT's weights, and a batch of short texts has some hundred of its 30,522 rows. Torch
+fills a gradient of the whole table with zeros, adds those rows, and reads all of it for the norm and for clipping. Here
+autograd gives the rows alone; the optimizer gets the whole gradient, from memory that stays and in which only rows are
+written and cleared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+_FEWEST_ROWS = 4096
+"""Smaller tables, of positions and token types, have most of their rows in each step."""
+
+
+class EmbeddingRows:
+    """See the module. Gradients are those of dense tables, but for the order in which squares, and a token's rows that
+    come several times, are summed up."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Has autograd give sparse gradients of the large tables of `model` that nothing else shares."""
+        uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+        self._tables: list[nn.Parameter] = []
+        self._whole: dict[nn.Parameter, Tensor] = {}
+        for module in model.modules():
+            if type(module) is nn.Embedding and _is_worth_it(module) and uses[id(module.weight)] == 1:
+                module.sparse = True
+                self._tables.append(module.weight)
+
+    @torch.no_grad()
+    def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+        """Scales the gradients of `parameters` down to `max_norm` (None: never).
+
+        Returns:
+            Their norm (scalar) before, as `torch.nn.utils.clip_grad_norm_`.
+        """
+        for table in self._tables:
+            if table.grad is not None and table.grad.is_sparse:
+                table.grad = table.grad.coalesce()  # a token may come several times, and in several micro-batches
+        gradients = [p.grad.values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # On a CPU nobody waits for this, and to scale by 1 is to read and write all gradients for nothing.
+        if max_norm is not None and not bool(norm + 1e-6 <= max_norm):
+            factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor)
+        return norm
+
+    @contextlib.contextmanager
+    def spread_out(self) -> Iterator[None]:
+        """Meanwhile the tables' gradients are whole."""
+        sparse = {table: table.grad for table in self._tables if table.grad is not None and table.grad.is_sparse}
+        try:
+            for table, gradient in sparse.items():
+                if table not in self._whole:
+                    self._whole[table] = torch.zeros_like(table)
+                table.grad = self._whole[table].index_copy_(0, gradient.indices()[0], gradient.values())
+            yield
+        finally:
+            for table, gradient in sparse.items():
+                self._whole[table].index_fill_(0, gradient.indices()[0], 0.0)
+                table.grad = None
+
+
+def _is_worth_it(embedding: nn.Embedding) -> bool:
+    # A norm's limit renews rows in the forward pass, and gradients by frequency are scaled by torch itself.
+    is_plain = embedding.max_norm is None and not embedding.scale_grad_by_freq
+    return is_plain and embedding.weight.requires_grad and embedding.num_embeddings >= _FEWEST_ROWS
