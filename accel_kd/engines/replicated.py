@@ -14,6 +14,7 @@ from accel_kd.checkpoints.optimizer_state import optimizer_tensors, set_optimize
 from accel_kd.engines.accelerated import AcceleratedEngine
 from accel_kd.engines.base import refuse_other_names
 from accel_kd.engines.embedding_rows import EmbeddingRows
+from accel_kd.models.dropout import draw_whole_words
 
 
 class ReplicatedEngine(AcceleratedEngine):
@@ -29,10 +30,13 @@ class ReplicatedEngine(AcceleratedEngine):
         self._rows: EmbeddingRows | None = None
 
     def expect_eager_steps(self) -> None:
-        """One process on a CPU then leaves out the rows of embeddings that have no gradient; see `EmbeddingRows`. A GPU
-        would wait for the host to count them, and ranks exchange whole gradients."""
-        is_alone = self._accelerator.distributed_type == DistributedType.NO
-        if is_alone and self._accelerator.device.type == "cpu" and self._accelerator.scaler is None:
+        """On a CPU dropout is then drawn by whole words, and one process leaves out the rows of embeddings that have no
+        gradient; see `draw_whole_words`, `EmbeddingRows`. A GPU would wait for the host to count these, and ranks
+        exchange whole gradients."""
+        if self._accelerator.device.type != "cpu":
+            return
+        draw_whole_words(self._bare)
+        if self._accelerator.distributed_type == DistributedType.NO and self._accelerator.scaler is None:
             self._rows = EmbeddingRows(self._bare)
 
     def update(self) -> Tensor:
