@@ -94,9 +94,9 @@ class TrainingConfig(Section):
     """Mixed precision; default as `accelerate launch` was told, and `no` without it."""
     step_mode: Literal["auto", "eager", "compiled", "graphed"] = "auto"
     """How an optimizer step is executed: `eager`: operation by operation; `compiled`: the student through
-    `torch.compile`; `graphed`: recorded as a CUDA graph for each shape of batch and replayed, for one GPU, AdamW and
-    fp32 or bf16; `auto`: graphed where that is possible and the model small enough to gain by it, else eager. With
-    `auto` and `graphed` one GPU that fills a store replays the forward of a small teacher too."""
+    `torch.compile`; `graphed`: recorded as a CUDA graph for each shape of batch and replayed, for GPUs (one, or several
+    under DDP), AdamW and fp32 or bf16; `auto`: graphed on one GPU where the model is small enough to gain by it, else
+    eager. With `auto` and `graphed` one GPU that fills a store replays the forward of a small teacher too."""
     first_token_only: bool = True
     """Leave out of the last layer what nothing reads, where the head reads the first token only (classifiers like BERT,
     RoBERTa, ELECTRA and DistilBERT): the same mathematics, with other draws of dropout."""

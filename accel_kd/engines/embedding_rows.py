@@ -1,9 +1,9 @@
 """Gradients of large embedding tables as the few rows that a step's texts have, where one process trains on a CPU.
 
-A BERT's table is a third of a DistilBERT's weights, and a batch of short texts has some hundred of its 30,522 rows. Torch
-fills a gradient of the whole table with zeros, adds those rows, and reads all of it for the norm and for clipping. Here
-autograd gives the rows alone; the optimizer gets the whole gradient, from memory that stays and in which only rows are
-written and cleared.
+A third of a DistilBERT's weights is its table, and a batch of short texts has some hundred of the table's 30,522 rows.
+Torch fills a gradient of the whole table with zeros, adds those rows, and reads all of it for the norm and for
+clipping. Here autograd gives the rows alone; the optimizer gets the whole gradient, from memory that stays and in which
+only rows are written and cleared.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class EmbeddingRows:
     def __init__(self, model: nn.Module) -> None:
         """Has autograd give sparse gradients of the large tables of `model` that nothing else shares."""
         uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
-        self._tables: list[nn.Parameter] = []
-        self._whole: dict[nn.Parameter, Tensor] = {}
+        self._tables: list[Tensor] = []
+        self._whole: dict[Tensor, Tensor] = {}
         for module in model.modules():
             if type(module) is nn.Embedding and _is_worth_it(module) and uses[id(module.weight)] == 1:
                 module.sparse = True

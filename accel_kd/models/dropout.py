@@ -19,8 +19,8 @@ _VALUES = 2**32
 def draw_whole_words(model: nn.Module) -> None:
     """Has the dropout modules of `model` draw so where they compute on a CPU; in place.
 
-    Elements are dropped with the module's probability, independently, as before; it takes other draws. A mask depends on
-    torch's generator alone, so that checkpoints hold all there is to know. Attention's own dropout stays as it is.
+    Elements are dropped with the module's probability, independently, as before; it takes other draws. A mask depends
+    on torch's generator alone, so that checkpoints hold all there is to know. Attention's own dropout stays as it is.
     """
     for module in model.modules():
         if type(module) is nn.Dropout:

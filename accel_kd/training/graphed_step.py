@@ -3,6 +3,8 @@
 a shape's first batch: taken as usual, on the buffers of that shape -> its second: recorded and replayed
 -> all others: replayed
 
+Of several ranks under DDP each records its own: what comes before their gradients meet, and what comes after.
+
 A small model's step is some thousand kernels that take a GPU less time than the host needs to launch them. What is
 recorded is `EagerStep.compute`, unchanged: forward, teacher, loss, backward, clipping, optimizer. What differs from
 step to step, texts, labels, counts and learning rate, stands in buffers that are filled before a replay.
@@ -18,11 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from accel_kd.errors import UserError
 from accel_kd.recording.buffers import copy_into, empty_like, tensors_of
 from accel_kd.recording.recorder import Recorder, reason_of
-from accel_kd.signals import Batch, DeviceCounts, StepBatches, TeacherSignal
+from accel_kd.signals import Batch, DeviceCounts, GlobalCounts, StepBatches, TeacherSignal
+from accel_kd.training.gradient_exchange import GradientExchange
 from accel_kd.training.step import EagerStep, Outcome
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,10 @@ class _Shape:
     names: list[str] = field(default_factory=list)
     kept: Tensor | None = None
     """The losses, in the order of `names`, and the gradient norm: `[n + 1]` float32."""
-    replay: Callable[[], None] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """From one piece of work to the next."""
+    replays: list[Callable[[], None]] = field(default_factory=list)
+    """One for each piece of work."""
 
     def keep(self, outcome: Outcome) -> None:
         """Puts a step's outcome where no later recording overwrites it."""
@@ -61,7 +68,7 @@ class _Shape:
 
 
 class GraphedStep(EagerStep):
-    """See `Step`. For one process and fused AdamW, in fp32 or bf16; `choose_step_mode` sees to that."""
+    """See `Step`. For one process or DDP and fused AdamW, in fp32 or bf16; `choose_step_mode` sees to that."""
 
     _is_compiled_or_recorded = True
 
@@ -76,6 +83,8 @@ class GraphedStep(EagerStep):
         """`parts` as of `EagerStep`; `optimizer` is the engine's, as it was before it was prepared; where graphs were
         not `is_asked_for`, a step that cannot be recorded is taken as it is."""
         super().__init__(*parts)
+        model = self._engine.model
+        self._exchange = GradientExchange(model) if isinstance(model, DistributedDataParallel) else None
         self._optimizer = optimizer
         self._recorder = recorder
         self._is_asked_for = is_asked_for
@@ -87,7 +96,32 @@ class GraphedStep(EagerStep):
     @property
     def num_recorded(self) -> int:
         """Shapes that are replayed."""
-        return sum(shape.replay is not None for shape in self._shapes.values())
+        return sum(bool(shape.replays) for shape in self._shapes.values())
+
+    @property
+    def called_model(self) -> Callable[..., Any]:
+        """See `EagerStep`."""
+        return super().called_model if self._exchange is None else self._exchange.module
+
+    def compute(
+        self,
+        micro_batches: Sequence[Batch],
+        counts: GlobalCounts | DeviceCounts,
+        signals: Sequence[TeacherSignal] | None = None,
+    ) -> Outcome:
+        """See `EagerStep`. All ranks exchange in one way, whether they record, replay or do neither."""
+        if self._exchange is None:
+            return super().compute(micro_batches, counts, signals)
+        losses = self._differentiate(self._exchange, micro_batches, counts, signals)
+        self._exchange.average()
+        with self._phases("optimizer"):
+            return losses, self._engine.update()
+
+    def _differentiate(self, exchange: GradientExchange, *given: Any) -> dict[str, Tensor]:
+        exchange.start()
+        losses = self.differentiate(*given)
+        exchange.finish()
+        return losses
 
     def __call__(self, batches: StepBatches) -> Outcome:
         """See `Step`.
@@ -142,31 +176,44 @@ class GraphedStep(EagerStep):
 
     def _take(self, shape: _Shape) -> None:
         """The step on the buffers of `shape`."""
+        for number, piece in enumerate(self._pieces(shape)):
+            if number and self._exchange is not None:
+                self._exchange.average()
+            if len(shape.replays) == number and shape.kept is not None and self._most_shapes:
+                shape.replays += self._recorded(piece)
+            if len(shape.replays) > number:
+                with self._phases("step, replayed"):
+                    shape.replays[number]()
+                continue
+            with self._rate_on_device():
+                self._recorder.rehearse(piece)
 
-        def work() -> None:
-            shape.keep(self.compute(shape.micro_batches, shape.counts, shape.signals))
+    def _pieces(self, shape: _Shape) -> list[Callable[[], None]]:
+        """The work of a step on the buffers of `shape`; between two pieces ranks exchange their gradients."""
+        given = shape.micro_batches, shape.counts, shape.signals
+        exchange = self._exchange
+        if exchange is None:
+            return [lambda: shape.keep(self.compute(*given))]
 
-        if shape.replay is None and shape.kept is not None:
-            shape.replay = self._recorded(work)
-        if shape.replay is not None:
-            with self._phases("step, replayed"):
-                shape.replay()
-            return
-        with self._rate_on_device():
-            self._recorder.rehearse(work)
+        def differentiate() -> None:
+            shape.losses = self._differentiate(exchange, *given)
 
-    def _recorded(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        return [differentiate, lambda: shape.keep((shape.losses, self._engine.update()))]
+
+    def _recorded(self, work: Callable[[], None]) -> list[Callable[[], None]]:
+        """What replays `work`; nothing where that is impossible, and then no shape is replayed any more."""
         try:
             with self._rate_on_device(capturable=True):
                 replay = self._recorder.record(work)
             if not self.num_recorded:
                 logger.info("step mode graphed: recorded the step of a first shape")
-            return replay
+            return [replay]
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             reason = reason_of(error)
-            if self._is_asked_for:
+            # Other ranks would not hear of it.
+            if self._is_asked_for or self._exchange is not None:
                 raise UserError(
                     f"training.step_mode: graphed, but this step cannot be recorded ({reason}); use compiled or eager"
                 ) from error
@@ -174,7 +221,7 @@ class GraphedStep(EagerStep):
             self._most_shapes = 0
             self._shapes.clear()
             self._optimizer.zero_grad(set_to_none=True)
-            return None
+            return []
 
     @contextlib.contextmanager
     def _rate_on_device(self, *, capturable: bool = False) -> Iterator[None]:

@@ -100,14 +100,24 @@ class EagerStep:
             counts: over all ranks.
             signals: the teacher's for each of them, on the device; None: it is asked.
         """
+        losses = self.differentiate(micro_batches, counts, signals)
+        with self._phases("optimizer"):
+            return losses, self._engine.update()
+
+    def differentiate(
+        self,
+        micro_batches: Sequence[Batch],
+        counts: GlobalCounts | DeviceCounts,
+        signals: Sequence[TeacherSignal] | None = None,
+    ) -> dict[str, Tensor]:
+        """The part of `compute` before the update: returns the losses, and leaves the gradients with the engine."""
         self._engine.model.train()
         losses: dict[str, Tensor] = {}
         last = len(micro_batches) - 1
         for number, micro_batch in enumerate(micro_batches):
             with self._engine.accumulating(is_last=number == last):
                 self._accumulate(micro_batch, counts, None if signals is None else signals[number], losses)
-        with self._phases("optimizer"):
-            return losses, self._engine.update()
+        return losses
 
     def rehearse(self, batches: StepBatches) -> None:
         """See `Step`."""

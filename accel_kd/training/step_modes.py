@@ -70,6 +70,8 @@ def choose_step_mode(setting: StepModeSetting, launch: Launch, flops: float) -> 
         return "graphed", "as set"
     if against is not None:
         return "eager", against
+    if launch.strategy != "one process":
+        return "eager", "steps of several ranks are recorded where training.step_mode says graphed"
     if flops > _LAUNCH_BOUND_FLOPS:
         return "eager", f"{flops / 1e12:.1f} TFLOP a step keep the GPU busy while the host launches them"
     return "graphed", f"{flops / 1e12:.2f} TFLOP a step are done before the host has launched them one by one"
@@ -108,8 +110,8 @@ def _refuse(mode: StepMode, against: str | None, others: str) -> None:
 def _against_graphed(launch: Launch) -> str | None:
     if launch.device != "cuda":
         return f"graphs are CUDA's, and this runs on the {launch.device}"
-    if launch.strategy != "one process":
-        return f"graphs are recorded of one process, and this is {launch.strategy}"
+    if launch.strategy not in ("one process", "DDP"):
+        return f"graphs are recorded of one process or DDP, and this is {launch.strategy}"
     if launch.precision == "fp16":
         return "fp16's loss scale is looked at by the host in every step"
     if launch.optimizer != "adamw":

@@ -120,8 +120,10 @@ def ways(config: RunConfig, ranks: int, batch_size: int, *, on_gpu: bool) -> lis
     )
     every_token = (*_SGD, whole, "training.first_token_only=false")
     found.append(Way("last layer for every token", _ORDER, every_token))
-    found += _with_step_modes(config, whole, on_gpu)
     on = f"{ranks} rank{'s' if ranks > 1 else ''}"
+    found += _with_step_modes(config, whole, on_gpu)
+    if ranks > 1:
+        found.append(_graphed(f"graphed step, {on}", config, each, on_gpu, ranks))
     found.append(Way(f"FSDP2, {on}", _ORDER, (*_SGD, each), ranks, _FSDP2))
     for stage in (1, 2, 3):
         launched = _ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
@@ -132,15 +134,19 @@ def ways(config: RunConfig, ranks: int, batch_size: int, *, on_gpu: bool) -> lis
 
 def _with_step_modes(config: RunConfig, whole: str, on_gpu: bool) -> list[Way | NotRun]:
     compiled = (*_SGD, whole, "training.step_mode=compiled")
-    found: list[Way | NotRun] = [Way("compiled step", _COMPILED, compiled, says="step mode compiled")]
-    graphed, settings = "graphed step", (whole, "training.step_mode=graphed")
+    return [
+        Way("compiled step", _COMPILED, compiled, says="step mode compiled"),
+        _graphed("graphed step", config, whole, on_gpu, 1),
+    ]
+
+
+def _graphed(name: str, config: RunConfig, rows: str, on_gpu: bool, ranks: int) -> Way | NotRun:
     if not on_gpu:
-        found.append(NotRun(graphed, "graphs are CUDA's, and there are fewer GPUs than --ranks"))
-    elif config.training.optimizer != "adamw":
-        found.append(NotRun(graphed, f"training.optimizer {config.training.optimizer} is not recorded"))
-    else:
-        found.append(Way(graphed, _GRAPHED, settings, equals=OWN_OPTIMIZER, says="step mode graphed: recorded"))
-    return found
+        return NotRun(name, "graphs are CUDA's, and there are fewer GPUs than --ranks")
+    if config.training.optimizer != "adamw":
+        return NotRun(name, f"training.optimizer {config.training.optimizer} is not recorded")
+    settings = (rows, "training.step_mode=graphed")
+    return Way(name, _GRAPHED, settings, ranks, equals=OWN_OPTIMIZER, says="step mode graphed: recorded")
 
 
 def _with_stores(config: RunConfig, whole: str) -> list[Way | NotRun]:

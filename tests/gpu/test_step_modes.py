@@ -14,7 +14,7 @@ from accel_kd.models.loading import Checkpoint, load_classifier
 from accel_kd.recording.cuda_graphs import CudaGraphs
 from accel_kd.training.graphed_step import GraphedStep
 from tests.support.launch_configs import recipe
-from tests.support.processes import accel_kd, step_rows, succeeded, summary
+from tests.support.processes import accel_kd, accelerate_launch, step_rows, succeeded, summary
 from tests.unit.training.test_graphed_step import TASK, Unrecordable, batches_of, make_student, parts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -51,6 +51,21 @@ def test_every_step_has_the_loss_and_the_gradient_of_the_eager_one(
         for name in ("train/loss", "train/gradient_norm"):
             assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), (name, expected["step"])
         assert found["train/learning_rate"] == expected["train/learning_rate"]
+
+
+def test_two_gpus_that_replay_are_two_that_do_not(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    rows = {}
+    for mode in ("eager", "graphed"):
+        given = recipe(tiny_data, tiny_teacher, tmp_path / mode)
+        settings = [*_SETTINGS, "student.dropout=0", f"training.step_mode={mode}"]
+        process = succeeded(accelerate_launch(["--multi_gpu", "--num_processes", "2"], *given, *settings, timeout=600))
+        assert (mode == "graphed") == ("step mode graphed: recorded" in process.stderr)
+        rows[mode] = step_rows(tmp_path / mode)
+    for expected, found in zip(rows["eager"], rows["graphed"], strict=True):
+        for name in ("train/loss", "train/gradient_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), (name, expected["step"])
 
 
 def test_a_small_model_is_graphed_without_being_asked(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ class _Classifier(nn.Module):
 
     def __init__(self, num_rows: int = _ROWS) -> None:
         super().__init__()
-        self.words, self.positions, self.head = nn.Embedding(num_rows, 8, padding_idx=0), nn.Embedding(6, 8), nn.Linear(8, 3)
+        self.words, self.positions = nn.Embedding(num_rows, 8, padding_idx=0), nn.Embedding(6, 8)
+        self.head = nn.Linear(8, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head((self.words(ids) + self.positions.weight[: ids.shape[1]]).mean(dim=1))

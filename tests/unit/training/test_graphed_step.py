@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from accel_kd.data.examples import Examples
-from accel_kd.data.loaders import TrainingLoader
+from accel_kd.data.loaders import Shard, TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.engines import start_engine
 from accel_kd.errors import UserError
@@ -46,14 +46,16 @@ def make_student(teacher: PreTrainedModel, dropout: float = 0.0) -> PreTrainedMo
     return student
 
 
-def batches_of(model: PreTrainedModel, *, accumulation: int = 1, unlabelled: int = 5) -> list[StepBatches]:
+def batches_of(
+    model: PreTrainedModel, *, accumulation: int = 1, unlabelled: int = 5, shard: Shard = Shard()
+) -> list[StepBatches]:
     """Two epochs of 41 texts, 8 at once: the last batch of each has one, lengths repeat, some texts have no label."""
     some = rows(41, seed=3)
     labels = np.array([LABELS.index(row["label"]) for row in some])
     labels[:unlabelled] = IGNORED_LABEL
     examples = Examples([f"{n:03}" for n in range(41)], [row["text"] for row in some], None, labels)
     split: TokenisedSplit = tokenise_split(examples, (tokenizer(), input_names(model)), None, 32)
-    loader = TrainingLoader(split, batch_size=8, accumulation=accumulation)
+    loader = TrainingLoader(split, batch_size=8, accumulation=accumulation, shard=shard)
     return [*loader.epoch(0), *loader.epoch(1)][:NUM_STEPS]
 
 

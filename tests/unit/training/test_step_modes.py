@@ -26,7 +26,6 @@ def test_a_small_model_on_one_gpu_is_graphed_and_a_large_one_is_not() -> None:
     ("launch", "reason"),
     [
         (CPU, "this runs on the cpu"),
-        (replace(GPU, strategy="DDP"), "this is DDP"),
         (replace(GPU, strategy="FSDP2"), "this is FSDP2"),
         (replace(GPU, precision="fp16"), "loss scale"),
         (replace(GPU, optimizer="sgd"), "training.optimizer sgd"),
@@ -37,6 +36,13 @@ def test_where_graphs_are_impossible_auto_says_why_and_graphed_is_refused(launch
     assert mode == "eager" and reason in found
     with pytest.raises(UserError, match=rf"^training.step_mode: graphed, but .*{reason}.*; use compiled or eager, or"):
         choose_step_mode("graphed", launch, SMALL)
+
+
+def test_steps_of_several_ranks_are_recorded_where_that_is_asked_for() -> None:
+    ddp = replace(GPU, strategy="DDP")
+    mode, reason = choose_step_mode("auto", ddp, SMALL)
+    assert mode == "eager" and "training.step_mode says graphed" in reason
+    assert choose_step_mode("graphed", ddp, SMALL) == ("graphed", "as set")
 
 
 @pytest.mark.parametrize("strategy", ["FSDP2", "DeepSpeed"])
