@@ -18,7 +18,8 @@ class Engine(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The only thing that may be called with a batch."""
+        """What is called with a batch. It, or what shares its parameters: then `update` takes the gradients that these
+        were given, alike on all ranks."""
         ...
 
     def expect_eager_steps(self) -> None:

@@ -9,14 +9,12 @@ only rows are written and cleared.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-_FEWEST_ROWS = 4096
-"""Smaller tables, of positions and token types, have most of their rows in each step."""
+from accel_kd.models.embedding_tables import large_tables
 
 
 class EmbeddingRows:
@@ -24,25 +22,26 @@ class EmbeddingRows:
     come several times, are summed up."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Has autograd give sparse gradients of the large tables of `model` that nothing else shares."""
-        uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
-        self._tables: list[Tensor] = []
+        """Has autograd give sparse gradients of the `large_tables` of `model`."""
+        tables = large_tables(model)
+        for table in tables:
+            table.sparse = True
+        self._tables: list[Tensor] = [table.weight for table in tables]
         self._whole: dict[Tensor, Tensor] = {}
-        for module in model.modules():
-            if type(module) is nn.Embedding and _is_worth_it(module) and uses[id(module.weight)] == 1:
-                module.sparse = True
-                self._tables.append(module.weight)
+
+    def gather(self) -> None:
+        """After each backward pass: a row for each token becomes a row for each row of the table that has one."""
+        for table in self._tables:
+            if table.grad is not None and table.grad.is_sparse:
+                table.grad = table.grad.coalesce()
 
     @torch.no_grad()
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-        """Scales the gradients of `parameters` down to `max_norm` (None: never).
+        """Scales the gradients of `parameters`, gathered, down to `max_norm` (None: never).
 
         Returns:
             Their norm (scalar) before, as `torch.nn.utils.clip_grad_norm_`.
         """
-        for table in self._tables:
-            if table.grad is not None and table.grad.is_sparse:
-                table.grad = table.grad.coalesce()  # a token may come several times, and in several micro-batches
         gradients = [p.grad.values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         # On a CPU nobody waits for this, and to scale by 1 is to read and write all gradients for nothing.
@@ -56,19 +55,13 @@ class EmbeddingRows:
     def spread_out(self) -> Iterator[None]:
         """Meanwhile the tables' gradients are whole."""
         sparse = {table: table.grad for table in self._tables if table.grad is not None and table.grad.is_sparse}
+        for table in sparse.keys() - self._whole.keys():
+            self._whole[table] = torch.zeros_like(table)
         try:
             for table, gradient in sparse.items():
-                if table not in self._whole:
-                    self._whole[table] = torch.zeros_like(table)
                 table.grad = self._whole[table].index_copy_(0, gradient.indices()[0], gradient.values())
             yield
         finally:
             for table, gradient in sparse.items():
                 self._whole[table].index_fill_(0, gradient.indices()[0], 0.0)
                 table.grad = None
-
-
-def _is_worth_it(embedding: nn.Embedding) -> bool:
-    # A norm's limit renews rows in the forward pass, and gradients by frequency are scaled by torch itself.
-    is_plain = embedding.max_norm is None and not embedding.scale_grad_by_freq
-    return is_plain and embedding.weight.requires_grad and embedding.num_embeddings >= _FEWEST_ROWS

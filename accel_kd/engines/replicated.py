@@ -39,6 +39,12 @@ class ReplicatedEngine(AcceleratedEngine):
         if self._accelerator.distributed_type == DistributedType.NO and self._accelerator.scaler is None:
             self._rows = EmbeddingRows(self._bare)
 
+    def backward(self, loss: Tensor) -> None:
+        """See `Engine`."""
+        super().backward(loss)
+        if self._rows is not None:
+            self._rows.gather()
+
     def update(self) -> Tensor:
         """See `Engine`."""
         if self._rows is None:

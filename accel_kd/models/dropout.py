@@ -1,4 +1,4 @@
-"""Dropout whose draws cost a CPU a third of torch's.
+"""Dropout that takes a CPU half of the time of torch's.
 
 Torch draws for each element on its own, on one thread: some six nanoseconds each. Whole words of random bits from the
 same generator take a quarter of that.
@@ -20,7 +20,8 @@ def draw_whole_words(model: nn.Module) -> None:
     """Has the dropout modules of `model` draw so where they compute on a CPU; in place.
 
     Elements are dropped with the module's probability, independently, as before; it takes other draws. A mask depends
-    on torch's generator alone, so that checkpoints hold all there is to know. Attention's own dropout stays as it is.
+    on torch's generator alone, so that checkpoints hold all there is to know. What calls torch's function past the
+    modules, as attention mostly does, stays as it is.
     """
     for module in model.modules():
         if type(module) is nn.Dropout:

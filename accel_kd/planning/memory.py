@@ -124,11 +124,17 @@ def student_memory(
         "exchange": _exchange(costs, strategy, short),
     }
     gradients = _part(num_parameters * kept, strategy.shards_gradients, world_size)
+    always = costs.kept_gradient_bytes if strategy is Strategy.ONE else 0
     candidates = []
     for moment, beside in _moments(costs, strategy, precision, world_size, beside_forward, beside_backward):
         share = moment.gradient_bytes / max(1, costs.moments[-1].gradient_bytes)
         candidates.append(
-            MemoryParts(**fixed, gradients=round(gradients * share), activations=moment.activation_bytes, beside=beside)
+            MemoryParts(
+                **fixed,
+                gradients=always + round((gradients - always) * share),
+                activations=moment.activation_bytes,
+                beside=beside,
+            )
         )
     return max(candidates, key=lambda parts: parts.total)
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from accel_kd.errors import UserError
+from accel_kd.models.embedding_tables import large_tables
 from accel_kd.models.layers import layers
 from accel_kd.models.loading import input_names
 from accel_kd.planning.gpu_kernels import GpuKernels
@@ -41,6 +42,8 @@ class ModelCosts:
     """The most that was alive at once during the forward, beside the weights."""
     moments: tuple[Moment, ...]
     """The moments of forward and backward that could be the worst; without training one, the forward's."""
+    kept_gradient_bytes: int
+    """Gradients that one process on a CPU keeps from step to step, those of its large embeddings; 0 on a GPU."""
     forward_flops: int
     """Of the forward; a product of `[m, k]` and `[k, n]` has `2 m n k`, and what is no product counts nothing."""
     step_flops: int
@@ -98,7 +101,7 @@ def model_costs(
     try:
         model.train(trains)
         with trace.on_fake_tensors(device):
-            return trace.run(batch_size, length, accumulates)
+            return trace.run(batch_size, length, accumulates, keeps_gradients=device == "cpu")
     except Exception as error:  # each operation raises its own
         reason = (str(error).strip().splitlines() or [""])[0]
         name = type(model).__name__
@@ -141,7 +144,7 @@ class _Trace:
                 stack.enter_context(GpuKernels())
             return stack.pop_all()
 
-    def run(self, batch_size: int, length: int, accumulates: bool) -> ModelCosts:
+    def run(self, batch_size: int, length: int, accumulates: bool, *, keeps_gradients: bool) -> ModelCosts:
         live = self._live
         if accumulates and self._trains:
             self._forward(batch_size, length).sum().backward()  # type: ignore[no-untyped-call]
@@ -153,6 +156,7 @@ class _Trace:
         if self._trains:
             logits.sum().backward()  # type: ignore[no-untyped-call]
         layer, outer = _parameters_by_place(self._model)
+        tables = large_tables(self._model)
         return ModelCosts(
             num_parameters=sum(parameter.numel() for parameter in self._parameters),
             num_layer_parameters=layer,
@@ -162,6 +166,7 @@ class _Trace:
             saved_bytes=saved_bytes,
             forward_peak_bytes=forward_peak_bytes,
             moments=live.moments(),
+            kept_gradient_bytes=_bytes_of(table.weight for table in tables) if keeps_gradients else 0,
             forward_flops=forward_flops,
             step_flops=self._flops.get_total_flops() - flops_before,
         )

@@ -9,7 +9,8 @@ import torch
 
 
 class CudaGraphs:
-    """A `Recorder` whose graphs share a memory pool: no two are replayed at once, and none reads what another left."""
+    """A `Recorder` whose graphs share a memory pool: no two are replayed at once, and none reads what another left but
+    tensors that somebody holds."""
 
     def __init__(self, device: torch.device) -> None:
         # Autograd runs a backward operation on the stream that its forward ran on: all of it on the recorded one.

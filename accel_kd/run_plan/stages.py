@@ -231,6 +231,7 @@ class Planner:
         )
         return Stage(
             "evaluation", rows, length, weights=held.weights, optimizer=held.optimizer, exchange=held.exchange,
+            gradients=scored.kept_gradient_bytes if strategy is Strategy.ONE else 0,
             activations=scored.forward_peak_bytes, teacher_weights=self._teacher_weights(config, placement),
         )  # fmt: skip
 

@@ -3,7 +3,8 @@
 a shape's first batch: taken as usual, on the buffers of that shape -> its second: recorded and replayed
 -> all others: replayed
 
-Of several ranks under DDP each records its own: what comes before their gradients meet, and what comes after.
+Of several ranks under DDP each records its own: what comes before their gradients meet, and what comes after; see
+`GradientExchange`.
 
 A small model's step is some thousand kernels that take a GPU less time than the host needs to launch them. What is
 recorded is `EagerStep.compute`, unchanged: forward, teacher, loss, backward, clipping, optimizer. What differs from
@@ -47,7 +48,7 @@ class _Shape:
     kept: Tensor | None = None
     """The losses, in the order of `names`, and the gradient norm: `[n + 1]` float32."""
     losses: dict[str, Tensor] = field(default_factory=dict)
-    """From one piece of work to the next."""
+    """From one piece of work to the next, which reads them where they were when it was recorded: they must live on."""
     replays: list[Callable[[], None]] = field(default_factory=list)
     """One for each piece of work."""
 
@@ -101,7 +102,7 @@ class GraphedStep(EagerStep):
     @property
     def called_model(self) -> Callable[..., Any]:
         """See `EagerStep`."""
-        return super().called_model if self._exchange is None else self._exchange.module
+        return super().called_model if self._exchange is None else self._exchange.forward
 
     def compute(
         self,
@@ -113,9 +114,16 @@ class GraphedStep(EagerStep):
         if self._exchange is None:
             return super().compute(micro_batches, counts, signals)
         losses = self._differentiate(self._exchange, micro_batches, counts, signals)
-        self._exchange.average()
+        self._average(self._exchange)
+        return losses, self._update()
+
+    def _average(self, exchange: GradientExchange) -> None:
+        with self._phases("communication"):
+            exchange.average()
+
+    def _update(self) -> Tensor:
         with self._phases("optimizer"):
-            return losses, self._engine.update()
+            return self._engine.update()
 
     def _differentiate(self, exchange: GradientExchange, *given: Any) -> dict[str, Tensor]:
         exchange.start()
@@ -178,7 +186,7 @@ class GraphedStep(EagerStep):
         """The step on the buffers of `shape`."""
         for number, piece in enumerate(self._pieces(shape)):
             if number and self._exchange is not None:
-                self._exchange.average()
+                self._average(self._exchange)
             if len(shape.replays) == number and shape.kept is not None and self._most_shapes:
                 shape.replays += self._recorded(piece)
             if len(shape.replays) > number:
@@ -198,7 +206,7 @@ class GraphedStep(EagerStep):
         def differentiate() -> None:
             shape.losses = self._differentiate(exchange, *given)
 
-        return [differentiate, lambda: shape.keep((shape.losses, self._engine.update()))]
+        return [differentiate, lambda: shape.keep((shape.losses, self._update()))]
 
     def _recorded(self, work: Callable[[], None]) -> list[Callable[[], None]]:
         """What replays `work`; nothing where that is impossible, and then no shape is replayed any more."""
@@ -212,7 +220,7 @@ class GraphedStep(EagerStep):
             raise
         except RuntimeError as error:
             reason = reason_of(error)
-            # Other ranks would not hear of it.
+            # Other ranks would go on; they miss this one in their next exchange.
             if self._is_asked_for or self._exchange is not None:
                 raise UserError(
                     f"training.step_mode: graphed, but this step cannot be recorded ({reason}); use compiled or eager"

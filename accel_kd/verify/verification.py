@@ -216,7 +216,7 @@ class _Verification:
         recipe["teacher"] |= {"model": str(tuned / "teacher" / "model"), "revision": None, "finetune": None}
 
     def _write_initial(self) -> None:
-        _, first_step, _ = baselines(self._batch_size)
+        _, first_step, *_ = baselines(self._batch_size)
         settings = self._overrides(first_step)
         self._call(write_reference, [str(self._recipe), settings, str(self._folder)], "reference.log")
         self._initial = load_file(self._folder / INITIAL)

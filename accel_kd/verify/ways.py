@@ -10,6 +10,7 @@ from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.config.schema import RunConfig
 
 PLAIN, FIRST_STEP, OWN_OPTIMIZER = "plain", "plain, one step", "plain, its own optimizer"
+_OWN_OPTIMIZER_NO_DROPOUT = "plain, its own optimizer, no dropout"
 REFERENCE = "float64 reference"
 
 
@@ -77,6 +78,7 @@ def baselines(first_batch: int) -> list[Way]:
         # Without decay the first momentum is the first gradient.
         Way(FIRST_STEP, _BITS, (*_SGD, whole, "training.max_steps=1", "training.weight_decay=0")),
         Way(OWN_OPTIMIZER, _BITS, (whole, "checkpoint.every_steps=1")),
+        Way(_OWN_OPTIMIZER_NO_DROPOUT, _BITS, (whole,)),
     ]
 
 
@@ -146,7 +148,9 @@ def _graphed(name: str, config: RunConfig, rows: str, on_gpu: bool, ranks: int) 
     if config.training.optimizer != "adamw":
         return NotRun(name, f"training.optimizer {config.training.optimizer} is not recorded")
     settings = (rows, "training.step_mode=graphed")
-    return Way(name, _GRAPHED, settings, ranks, equals=OWN_OPTIMIZER, says="step mode graphed: recorded")
+    # One process draws the masks of the eager step; ranks draw others.
+    equals = OWN_OPTIMIZER if ranks == 1 else _OWN_OPTIMIZER_NO_DROPOUT
+    return Way(name, _GRAPHED, settings, ranks, equals=equals, says="step mode graphed: recorded")
 
 
 def _with_stores(config: RunConfig, whole: str) -> list[Way | NotRun]:

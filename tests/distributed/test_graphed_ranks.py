@@ -53,7 +53,7 @@ def take_both(teacher_folder: str, accumulation: str, is_spoilt: str, output: st
 
     def state() -> list[Tensor]:
         assert step._exchange is not None
-        return [*state_of(student, optimizer)(), *step._exchange._pieces]
+        return [*state_of(student, optimizer)(), *step._exchange.pieces]
 
     step = GraphedStep(*given, optimizer=optimizer, recorder=OpTape(state), is_asked_for=True)
     found = _take(step, student, batches)

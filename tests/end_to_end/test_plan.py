@@ -33,7 +33,7 @@ def test_the_demo_is_planned_and_a_gpu_that_is_too_small_is_refused(tmp_path: Pa
 def test_planned_memory_is_within_15_percent_of_what_steps_take(tmp_path: Path) -> None:
     """Large enough for what libraries take beside the models to be little."""
     shape = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "max_position_embeddings": 64}
-    BertConfig(vocab_size=4000, num_hidden_layers=4, num_labels=5, **shape).save_pretrained(tmp_path / "teacher")
+    BertConfig(vocab_size=5000, num_hidden_layers=4, num_labels=5, **shape).save_pretrained(tmp_path / "teacher")
     settings = [f"teacher.model={tmp_path / 'teacher'}", "teacher.finetune=null", "student.layers=2", "data.path=none"]
     rows = tmp_path / "rows.jsonl"
     case = "training.batch_size=128 data.max_length=64"

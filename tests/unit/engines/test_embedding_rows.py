@@ -131,6 +131,15 @@ def test_only_large_tables_of_their_own_are_left_out_rows_of() -> None:
         assert torch.isfinite(_step(rows, _batches(1) if model is not small else [torch.ones(2, 3, dtype=torch.long)]))
 
 
+def test_micro_batches_add_up_rows_of_the_table_and_not_of_tokens() -> None:
+    _, rows = _engines(_Classifier())
+    for ids in [torch.full((4, 5), 7), torch.tensor([[7, 8, 9, 8, 7]] * 6)]:
+        with rows.accumulating(is_last=False):
+            rows.backward(rows.model(ids).sum())
+    gradient = rows.model.words.weight.grad
+    assert gradient is not None and gradient.is_coalesced() and gradient.indices().tolist() == [[7, 8, 9]]
+
+
 def test_a_table_that_is_also_read_whole_has_a_whole_gradient() -> None:
     class AlsoRead(_Classifier):
         def forward(self, ids: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ _COSTS = ModelCosts(
     saved_bytes=50_000,
     forward_peak_bytes=52_000,
     moments=(Moment(60_000, 400), Moment(20_000, 2000), Moment(0, 4000)),
+    kept_gradient_bytes=0,
     forward_flops=1,
     step_flops=3,
 )
@@ -37,6 +38,15 @@ def test_plain_descent_remembers_half_of_what_adamw_does() -> None:
 
 def test_without_many_activations_the_worst_is_when_all_gradients_are_there() -> None:
     small = replace(_COSTS, saved_bytes=50, moments=(Moment(60, 400), Moment(20, 2000), Moment(0, 4000)))
+    assert student_memory(small, Strategy.ONE, 1).gradients == 4000
+
+
+def test_one_process_on_a_cpu_keeps_the_gradients_of_large_embeddings() -> None:
+    keeping = replace(_COSTS, kept_gradient_bytes=1000)
+    # A tenth of those that come and go is there at the worst moment.
+    assert student_memory(keeping, Strategy.ONE, 1).gradients == 1000 + 300
+    assert student_memory(keeping, Strategy.DDP, 2).gradients == 400
+    small = replace(keeping, saved_bytes=50, moments=(Moment(60, 400), Moment(20, 2000), Moment(0, 4000)))
     assert student_memory(small, Strategy.ONE, 1).gradients == 4000
 
 

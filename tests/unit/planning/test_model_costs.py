@@ -109,6 +109,15 @@ def test_parameters_and_their_gradients_are_those_of_a_real_model() -> None:
     assert costs.num_outer_parameters == real.num_parameters() - _LAYERS * layer
 
 
+def test_gradients_that_a_cpu_keeps_are_those_of_its_large_table() -> None:
+    config = _config()
+    config.vocab_size = 5000
+    model = on_meta(config)
+    assert model_costs(model, 2, 8, device="cpu").kept_gradient_bytes == 4 * 5000 * _WIDTH
+    assert model_costs(model, 2, 8, device="cuda").kept_gradient_bytes == 0
+    assert model_costs(on_meta(_config()), 2, 8, device="cpu").kept_gradient_bytes == 0
+
+
 def test_without_accumulation_there_are_few_gradients_while_there_are_many_activations() -> None:
     model = on_meta(_config())
     once, again = (model_costs(model, 16, 16, accumulates=accumulates) for accumulates in (False, True))

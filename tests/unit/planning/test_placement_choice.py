@@ -23,6 +23,7 @@ _TEACHER = ModelCosts(
     saved_bytes=1,
     forward_peak_bytes=_FORWARD,
     moments=(Moment(_FORWARD, 0),),
+    kept_gradient_bytes=0,
     forward_flops=1,
     step_flops=1,
 )
