@@ -16,6 +16,7 @@ from accel_kd.models.loading import Checkpoint, load_classifier
 from accel_kd.signals import StepBatches
 from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.streaming import StreamingTeacher
+from accel_kd.training.gradient_exchange import GradientExchange
 from accel_kd.training.graphed_step import GraphedStep
 from accel_kd.training.step import EagerStep
 from tests.support.forks import Forks
@@ -90,3 +91,41 @@ def test_every_step_has_the_losses_and_the_gradient_of_ddp(
         is_spoilt and number == _SPOILT_STEP for number, _ in enumerate(norms[0], 1)
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-6, nan_ok=True)
+
+
+class _Branched(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.sometimes = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def forward(self, inputs: Tensor, both: bool) -> Tensor:
+        return (self.always(inputs) + (self.sometimes(inputs) if both else 0.0)).sum()
+
+
+def differentiate_branches(first: str, second: str) -> None:
+    """`first` and `second` say of each rank whether it takes both branches in that step, as in `01`."""
+    accelerator = Accelerator(cpu=True)
+    exchange = GradientExchange(accelerator.prepare(_Branched()))
+    for step in (first, second):
+        exchange.start()
+        exchange.forward(inputs=torch.ones(1, 2), both=step[accelerator.process_index] == "1").backward()
+        exchange.finish()
+        exchange.average()
+    accelerator.end_training()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("00", "00", None),
+        ("11", "10", None),  # a gradient of 0 is one
+        ("01", "01", "other parameters have a gradient on other ranks"),
+        ("00", "11", "sometimes.weight has a gradient, and had none in the first step"),
+    ],
+)
+def test_gradients_that_could_not_be_averaged_are_refused(
+    forks: Forks, first: str, second: str, said: str | None
+) -> None:
+    done = forks.run("tests.distributed.test_graphed_ranks:differentiate_branches", first, second, ranks=2, timeout=60)
+    assert done.codes == ([0, 0] if said is None else [70, 70])
+    assert said is None or f"RuntimeError: {said}" in done.text.replace("sometimes.bias", "sometimes.weight")
