@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from accelerate.utils import extract_model_from_parallel
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from accel_kd.assembly.objectives import objective
@@ -131,14 +133,17 @@ class Peer:
         batches: Sequence[Batch] | None = None,
         student: PreTrainedModel | None = None,
         teacher: PreTrainedModel | None = None,
+        texts: Iterator[NDArray[np.int64]] | None = None,
     ) -> None:
         """`batches` are taken in their order, from the first one on in each trial (None: its own, in random order);
-        `student` and `teacher` as it is to have them (None: the workbench's)."""
+        `student` and `teacher` as it is to have them (None: the workbench's). `texts` gives the rows of one step after
+        the other: the timed steps of a trial have theirs, in random order (None: those of any)."""
         self._bench, self._folder = bench, folder
         self.student = bench.make_student() if student is None else student
         self.teacher = bench.peers_teacher() if teacher is None else teacher
         self._given = None if batches is None else [_as_the_collator_gives_it(batch) for batch in batches]
         self._rows = seed_dataset(bench.examples, bench.tokenizer, bench.config.data.max_length)
+        self._texts = texts
         self._num_trials = 0
         self.losses: list[Tensor] = []
         """Of every step so far, of this rank's rows."""
@@ -146,7 +151,7 @@ class Peer:
     def run(self, untimed: int, timed: int) -> Trial:
         """See `Contestant`."""
         ends = StepEnds([untimed, untimed + timed], self._read_clock)
-        trainer = self._trainer(untimed + timed, [ends])
+        trainer = self._trainer(untimed + timed, [ends], self._order(untimed, timed))
         started = self._read_clock()  # where no step is left out, its set-up counts
         with _without_advice(), memory_as_by_default(), blas_as_by_default():
             trainer.train()
@@ -166,7 +171,17 @@ class Peer:
         self._unwrap(trainer)
         return seconds
 
-    def _trainer(self, max_steps: int, callbacks: list[Any]) -> _WatchedTrainer:
+    def _order(self, untimed: int, timed: int) -> list[int] | None:
+        """The rows of the next trial, one batch after the other."""
+        if self._texts is None:
+            return None
+        steps = list(itertools.islice(self._texts, untimed + timed))
+        generator = np.random.default_rng([self._bench.config.training.seed, self._num_trials])
+        parts = [*steps[:untimed], generator.permutation(np.concatenate(steps[untimed:]))]
+        order: list[int] = np.concatenate(parts).tolist()
+        return order
+
+    def _trainer(self, max_steps: int, callbacks: list[Any], order: list[int] | None = None) -> _WatchedTrainer:
         config = self._bench.config
         self._num_trials += 1
         arguments = seed_arguments(
@@ -183,8 +198,9 @@ class Peer:
             self.student,
             arguments,
             given=self._given,
+            keeps_order=order is not None,
             teacher=self.teacher,
-            train_dataset=self._rows,
+            train_dataset=self._rows if order is None else self._rows.select(order),
             data_collator=DataCollatorWithPadding(self._bench.tokenizer),
             processing_class=self._bench.tokenizer,
             compute_metrics=argmax_accuracy,
@@ -214,9 +230,12 @@ def _without_advice() -> Iterator[None]:
 class _WatchedTrainer(SeedTrainer):
     """Keeps what is to be known of its steps, and takes batches that it is given."""
 
-    def __init__(self, *arguments: Any, given: list[dict[str, Tensor]] | None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, given: list[dict[str, Tensor]] | None, keeps_order: bool, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._given = given
+        self._keeps_order = keeps_order
         self.masks: list[Tensor] = []
         self.losses: list[Tensor] = []
 
@@ -226,6 +245,12 @@ class _WatchedTrainer(SeedTrainer):
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
         return DataLoader(self._given, batch_size=None)  # type: ignore[arg-type]
+
+    def _get_train_sampler(self, *arguments: Any, **options: Any) -> Any:
+        """See `Trainer`: its own is of random order."""
+        if self._keeps_order:
+            return SequentialSampler(self.train_dataset)
+        return super()._get_train_sampler(*arguments, **options)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *arguments: Any, **options: Any) -> Any:
         """See `SeedTrainer`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.signals import StepBatches
@@ -14,6 +16,11 @@ from accel_kd.signals import StepBatches
 def endless(loader: TrainingLoader) -> Iterator[StepBatches]:
     """Epoch after epoch."""
     return (batches for epoch in itertools.count() for batches in loader.epoch(epoch))
+
+
+def endless_rows(loader: TrainingLoader) -> Iterator[NDArray[np.int64]]:
+    """The rows of those steps, over all ranks."""
+    return (rows for epoch in itertools.count() for rows in loader.global_batches(epoch))
 
 
 def of_one_shape(steps: Iterable[StepBatches], count: int) -> list[StepBatches]:

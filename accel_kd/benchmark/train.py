@@ -35,7 +35,7 @@ from accel_kd.benchmark.report import circumstances
 from accel_kd.benchmark.rounds import PEER, device_name, take_turns
 from accel_kd.benchmark.sameness import Sameness
 from accel_kd.benchmark.shares import teachers_share
-from accel_kd.benchmark.step_batches import endless, every_shape_twice
+from accel_kd.benchmark.step_batches import endless, endless_rows, every_shape_twice
 from accel_kd.benchmark.train_report import Figures, growth_rows, growth_table, rows, text
 from accel_kd.benchmark.train_trial import Request, in_process_of_its_own
 from accel_kd.benchmark.workbench import (
@@ -150,7 +150,7 @@ def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures
     """The trials of all contestants, and what is measured on them while they are there; the peer first."""
     device, precision = bench.device, bench.config.training.precision or "no"
     best = ceiling(device, precision)
-    peer = Peer(bench, folder)
+    peer = Peer(bench, folder, texts=endless_rows(bench.loader(bench.train)))
     entries = [_Entry(peer, EAGER, "", 0.0, 0.0)]
     for source in settings.sources:
         teacher, split, seconds = bench.teacher_source(source)
@@ -162,6 +162,7 @@ def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures
     longest = int(bench.train.lengths.max())
     of_models = partial(Operations.of, peer.student.config, peer.teacher.config, longest, device)
     of_peer, of_ours = (of_models(first_token_only=it) for it in (False, bench.config.training.first_token_only))
+    peers_operations = of_peer.of_step(trials[PEER], with_teacher=True, with_padding=True)
     evaluation = _evaluate(contestants, bench, settings)
     found = []
     for entry in entries:
@@ -177,6 +178,7 @@ def _compare(bench: Workbench, settings: Settings, folder: Path) -> list[Figures
                 peers_trials=trials[PEER],
                 flops_per_step=operations.of_step(trials[name], with_teacher=runs_teacher, with_padding=True),
                 useful_flops_per_step=operations.of_step(trials[name], with_teacher=runs_teacher, with_padding=False),
+                peers_flops_per_step=peers_operations,
                 ceiling=best,
                 teachers_share=_share(entry, device),
                 setup_seconds=entry.setup_seconds,

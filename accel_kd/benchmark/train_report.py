@@ -27,6 +27,8 @@ class Figures:
     """Of student and, where it runs, teacher, padding included."""
     useful_flops_per_step: float
     """Had no text been padded."""
+    peers_flops_per_step: float
+    """The peer's, padding included."""
     ceiling: float
     """Operations a second."""
     teachers_share: float | None
@@ -46,16 +48,14 @@ class Figures:
 
     @property
     def ratios(self) -> list[float]:
-        """Speed over the peer's of the same round."""
+        """Speed over the peer's of the same round, which had the same texts."""
         others = [trial.examples_per_second for trial in self.peers_trials]
         return [own / other for own, other in zip(self.speeds, others, strict=True)]
 
     @property
-    def token_ratios(self) -> list[float]:
-        """The same in tokens that are no padding: over an epoch it is the same figure, and over a few steps it depends
-        less on which texts these had."""
-        pairs = zip(self.trials, self.peers_trials, strict=True)
-        return [own.tokens_per_second / other.tokens_per_second for own, other in pairs]
+    def operations_ratio(self) -> float:
+        """How many times as much the peer computes for the same texts: what the same utilisation would give."""
+        return self.peers_flops_per_step / self.flops_per_step
 
     @property
     def seconds_per_step(self) -> float:
@@ -97,8 +97,7 @@ def _row(one: Figures) -> dict[str, Any]:
         "examples_per_second_median": median(one.speeds),
         "ratio": one.ratios,
         "ratio_median": median(one.ratios),
-        "token_ratio": one.token_ratios,
-        "token_ratio_median": median(one.token_ratios),
+        "operations_ratio": one.operations_ratio,
         "seconds_per_step": [trial.seconds_per_step for trial in one.trials],
         "tokens_per_second": [trial.tokens_per_second for trial in one.trials],
         "padding": one.padding,
@@ -145,17 +144,14 @@ def text(figures: Sequence[Figures], where: Mapping[str, Any]) -> str:
 
 def _speeds(figures: Sequence[Figures]) -> str:
     over = f"over the {PEER}'s"
-    lines = [
-        ["", "examples/s", "min to max", over, "min to max", "tokens/s", over, "min to max", "padding", "ms a step"]
-    ]
+    lines = [["", "examples/s", "min to max", over, "min to max", "by operations", "tokens/s", "padding", "ms a step"]]
     for one in figures:
-        speed, ratio, of_tokens = map(Spread.of, (one.speeds, one.ratios, one.token_ratios))
+        speed, ratio = Spread.of(one.speeds), Spread.of(one.ratios)
         lines.append(
             [
                 one.name, f"{speed.median:.4g}", f"{speed.low:.4g} to {speed.high:.4g}",
                 f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}",
-                f"{one.tokens_per_second:.4g}",
-                f"{of_tokens.median:.2f}", f"{of_tokens.low:.2f} to {of_tokens.high:.2f}",
+                f"{one.operations_ratio:.2f}", f"{one.tokens_per_second:.4g}",
                 f"{one.padding:.1%}", f"{1000 * one.seconds_per_step:.4g}",
             ]
         )  # fmt: skip
@@ -193,8 +189,8 @@ def _notes(figures: Sequence[Figures]) -> str:
     notes = [
         f"Ceiling: {figures[0].ceiling / 1e9:.4g} GFLOP/s, the best product of two large matrices in this run; "
         "utilisation is of that, padding counted as computed.",
-        "Tokens are counted without padding. Over an epoch both ratios are the same; over fewer steps that of tokens "
-        "depends less on which texts they had.",
+        f"In a round all have the same texts, the {PEER} in random order. By operations: what the same utilisation "
+        "would give. Tokens are counted without padding.",
         f"Loss: the largest difference from the {PEER}'s, relative to it, from equal weights on the same batches in "
         "fp32 without dropout.",
         f"Evaluated: all of the validation split by ours, as in a run; by the {PEER}, of its first rows as many as a "

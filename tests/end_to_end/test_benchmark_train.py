@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -19,7 +20,7 @@ from accel_kd.benchmark.growth_ranks import rank_trial
 from accel_kd.benchmark.rounds import PEER
 from accel_kd.benchmark.sameness import SETTINGS, Sameness, compare_losses
 from accel_kd.benchmark.seed_trainer import SeedTrainer
-from accel_kd.benchmark.step_batches import endless
+from accel_kd.benchmark.step_batches import endless, endless_rows
 from accel_kd.benchmark.train import Settings, benchmark_train
 from accel_kd.benchmark.train_trial import Request, in_process_of_its_own, main
 from accel_kd.benchmark.workbench import STORE, STREAMING, opened, own_settings
@@ -138,6 +139,22 @@ def test_a_trial_in_a_process_of_its_own_answers(overrides: list[str], tmp_path:
     request = Request("memory", "clinc150_minilm", [*overrides, *own_settings(tmp_path, 48)], str(tmp_path), PEER)
     answer = in_process_of_its_own(request)
     assert answer["peak_bytes"] > 1e6 and answer["baseline_bytes"] > 0
+
+
+def test_in_each_round_the_peer_has_the_texts_of_ours_in_another_order(overrides: list[str], tmp_path: Path) -> None:
+    bench = opened("clinc150_minilm", [*overrides, *own_settings(tmp_path, 96)])
+    teacher, split, _ = bench.teacher_source("store")
+    ours = contestants.Ours(bench, "ours", "eager", teacher, endless(bench.loader(split)), 12)
+    peer = contestants.Peer(bench, tmp_path, texts=endless_rows(bench.loader(bench.train)))
+    rounds = []
+    for _ in range(2):
+        trials = [contestant.run(1, 4) for contestant in (ours, peer)]
+        for trial in trials:
+            assert [len(lengths) for lengths in trial.lengths] == [bench.config.training.batch_size] * 4
+        own, others = (np.concatenate(trial.lengths) for trial in trials)
+        assert sorted(own) == sorted(others) and own.tolist() != others.tolist()
+        rounds.append(sorted(own))
+    assert rounds[0] != rounds[1], "each round has texts of its own"
 
 
 @pytest.fixture
