@@ -46,6 +46,7 @@ from accel_kd.benchmark.workbench import (
     refuse_what_the_peer_lacks,
 )
 from accel_kd.config import load_recipe
+from accel_kd.data.loaders import MOST_BATCHES_A_GROUP
 from accel_kd.data.preprocessing import TokenisedSplit
 from accel_kd.evaluation import Evaluator
 from accel_kd.teachers.base import TeacherSource
@@ -55,8 +56,8 @@ from accel_kd.training.step_modes import StepMode
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_BATCHES = 51
-"""Batches of texts that are read at least: our loader sorts lengths within 50."""
+_FEWEST_BATCHES = 2 * MOST_BATCHES_A_GROUP
+"""Batches of texts that are read at least, so that our loader sorts lengths within as many as it would in a run."""
 _SHARE_STEPS = 5
 
 

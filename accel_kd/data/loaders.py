@@ -24,9 +24,10 @@ from accel_kd.data.resident import ResidentSplit
 from accel_kd.data.shares import Share
 from accel_kd.signals import IGNORED_LABEL, Batch, GlobalCounts, StepBatches
 
-_BATCHES_A_GROUP = 50
-"""Lengths are sorted within this many batches' worth of shuffled examples: enough to pad little, few enough that the
-make-up of a batch changes from epoch to epoch."""
+_FEWEST_BATCHES_A_GROUP, MOST_BATCHES_A_GROUP = 50, 200
+"""Lengths are sorted within as many batches' worth of shuffled examples: enough to pad little (of CLINC150's positions
+0.9 % within 159 batches, 3.1 % within 50), few enough that the make-up of a batch changes from epoch to epoch: an epoch
+of more than the fewest has two groups at least."""
 
 _SIGNAL_AT_DEATH_OF_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux."""
@@ -111,7 +112,9 @@ class TrainingLoader:
         if not self.group_by_length:
             return _cut(order, self.batch_size)
         batches = []
-        for group in _cut(order, self.batch_size * _BATCHES_A_GROUP):
+        half = -(-self.steps_per_epoch // 2)
+        of_group = max(_FEWEST_BATCHES_A_GROUP, min(half, MOST_BATCHES_A_GROUP))
+        for group in _cut(order, self.batch_size * of_group):
             by_length = group[np.argsort(self._lengths[group], kind="stable")]
             batches.extend(_cut(by_length, self.batch_size))
         return [batches[number] for number in generator.permutation(len(batches))]

@@ -172,6 +172,16 @@ def test_grouping_by_length_pads_far_less_and_keeps_batches_in_no_order_of_lengt
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.4
 
 
+@pytest.mark.parametrize("size", [480, 2400, 4000])
+def test_batches_of_texts_that_all_differ_in_length_change_from_epoch_to_epoch(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = TrainingLoader(split_of(size), batch_size=8)
+    monkeypatch.setattr(loader, "_lengths", np.arange(size))
+    one, other = ({frozenset(rows.tolist()) for rows in loader.global_batches(epoch)} for epoch in (0, 1))
+    assert len(one) == size // 8 and len(one & other) < len(one) / 20
+
+
 @pytest.mark.parametrize("spare_padding", [None, 0, 7])
 @pytest.mark.parametrize("batch_size", [1, 5, 128])
 @pytest.mark.parametrize(("size", "world_size"), SIZES_AND_WORLDS)
