@@ -1,9 +1,9 @@
 """Gradients of large embedding tables as the few rows that a step's texts have, where one process trains on a CPU.
 
-A third of a DistilBERT's weights is its table, and a batch of short texts has some hundred of the table's 30,522 rows.
-Torch fills a gradient of the whole table with zeros, adds those rows, and reads all of it for the norm and for
-clipping. Here autograd gives the rows alone; the optimizer gets the whole gradient, from memory that stays and in which
-only rows are written and cleared.
+Two thirds of the weights of a MiniLM of three layers are its table, and a batch of short texts has some hundred of the
+table's 30,522 rows. Torch fills a gradient of the whole table with zeros, adds those rows, and reads all of it for the
+norm and for clipping. Here autograd gives the rows alone; the optimizer gets the whole gradient, from memory that stays
+and in which only rows are written and cleared.
 """
 
 from __future__ import annotations

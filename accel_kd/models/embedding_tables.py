@@ -11,13 +11,16 @@ _FEWEST_ROWS = 4096
 
 
 def large_tables(model: nn.Module) -> list[nn.Embedding]:
-    """The tables of `model` whose gradient is that of few rows: plain ones that learn and that nothing else shares."""
+    """The tables of `model` whose gradient is that of few rows: plain ones that learn and that nothing else shares,
+    where they are half or more of all that learns. A smaller share is not worth the memory that its gradient keeps."""
     uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
-    return [
+    tables = [
         module
         for module in model.modules()
         if type(module) is nn.Embedding and _is_large_and_plain(module) and uses[id(module.weight)] == 1
     ]
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return tables if 2 * sum(table.weight.numel() for table in tables) >= learning else []
 
 
 def _is_large_and_plain(embedding: nn.Embedding) -> bool:

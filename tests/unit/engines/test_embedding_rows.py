@@ -113,8 +113,8 @@ def test_only_large_tables_of_their_own_are_left_out_rows_of() -> None:
     class Tied(_Classifier):
         def __init__(self) -> None:
             super().__init__()
-            self.other = nn.Embedding(_ROWS, 8)
-            self.output = nn.Linear(8, _ROWS)
+            self.other = nn.Embedding(_ROWS, 4)
+            self.output = nn.Linear(4, _ROWS)
             self.output.weight = self.other.weight
 
     small, tied = _Classifier(100), Tied()
@@ -122,7 +122,9 @@ def test_only_large_tables_of_their_own_are_left_out_rows_of() -> None:
     frozen.head.requires_grad_(True)
     limited = _Classifier()
     limited.words.max_norm = 1.0
-    for model, expected in [(small, []), (tied, [True, False]), (frozen, [False]), (limited, [False])]:
+    deep = _Classifier()
+    deep.layers = nn.Linear(8, _ROWS + 2000)
+    for model, expected in [(small, []), (tied, [True, False]), (frozen, [False]), (limited, [False]), (deep, [False])]:
         _, rows = _engines(model)
         tables = [module for module in rows.model.modules() if isinstance(module, nn.Embedding)]
         large = [table.sparse for table in tables if table.num_embeddings == _ROWS]
