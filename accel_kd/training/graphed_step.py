@@ -7,8 +7,9 @@ Of several ranks under DDP each records its own: what comes before their gradien
 `GradientExchange`.
 
 A small model's step is some thousand kernels that take a GPU less time than the host needs to launch them. What is
-recorded is `EagerStep.compute`, unchanged: forward, teacher, loss, backward, clipping, optimizer. What differs from
-step to step, texts, labels, counts and learning rate, stands in buffers that are filled before a replay.
+recorded is `EagerStep.compute`, whole or in these two pieces: forward, teacher, loss, backward, clipping, optimizer.
+What differs from step to step, texts, labels, counts and learning rate, stands in buffers that are filled before a
+replay.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from accel_kd.errors import UserError
 from accel_kd.recording.buffers import copy_into, empty_like, tensors_of
 from accel_kd.recording.recorder import Recorder, reason_of
-from accel_kd.signals import Batch, DeviceCounts, GlobalCounts, StepBatches, TeacherSignal
+from accel_kd.signals import Batch, DeviceCounts, StepBatches, TeacherSignal
 from accel_kd.training.gradient_exchange import GradientExchange
 from accel_kd.training.step import EagerStep, Outcome
 
@@ -104,32 +105,20 @@ class GraphedStep(EagerStep):
         """See `EagerStep`."""
         return super().called_model if self._exchange is None else self._exchange.forward
 
-    def compute(
-        self,
-        micro_batches: Sequence[Batch],
-        counts: GlobalCounts | DeviceCounts,
-        signals: Sequence[TeacherSignal] | None = None,
-    ) -> Outcome:
-        """See `EagerStep`. All ranks exchange in one way, whether they record, replay or do neither."""
+    def differentiate(self, *given: Any, **named: Any) -> dict[str, Tensor]:
+        """See `EagerStep`; under DDP the gradients of this rank alone."""
         if self._exchange is None:
-            return super().compute(micro_batches, counts, signals)
-        losses = self._differentiate(self._exchange, micro_batches, counts, signals)
-        self._average(self._exchange)
-        return losses, self._update()
-
-    def _average(self, exchange: GradientExchange) -> None:
-        with self._phases("communication"):
-            exchange.average()
-
-    def _update(self) -> Tensor:
-        with self._phases("optimizer"):
-            return self._engine.update()
-
-    def _differentiate(self, exchange: GradientExchange, *given: Any) -> dict[str, Tensor]:
-        exchange.start()
-        losses = self.differentiate(*given)
-        exchange.finish()
+            return super().differentiate(*given, **named)
+        self._exchange.start()
+        losses = super().differentiate(*given, **named)
+        self._exchange.finish()
         return losses
+
+    def _exchange_gradients(self) -> None:
+        """All ranks do so in one way, whether they record, replay or do neither."""
+        if self._exchange is not None:
+            with self._phases("communication"):
+                self._exchange.average()
 
     def __call__(self, batches: StepBatches) -> Outcome:
         """See `Step`.
@@ -185,8 +174,8 @@ class GraphedStep(EagerStep):
     def _take(self, shape: _Shape) -> None:
         """The step on the buffers of `shape`."""
         for number, piece in enumerate(self._pieces(shape)):
-            if number and self._exchange is not None:
-                self._average(self._exchange)
+            if number:
+                self._exchange_gradients()
             if len(shape.replays) == number and shape.kept is not None and self._most_shapes:
                 shape.replays += self._recorded(piece)
             if len(shape.replays) > number:
@@ -199,12 +188,11 @@ class GraphedStep(EagerStep):
     def _pieces(self, shape: _Shape) -> list[Callable[[], None]]:
         """The work of a step on the buffers of `shape`; between two pieces ranks exchange their gradients."""
         given = shape.micro_batches, shape.counts, shape.signals
-        exchange = self._exchange
-        if exchange is None:
+        if self._exchange is None:
             return [lambda: shape.keep(self.compute(*given))]
 
         def differentiate() -> None:
-            shape.losses = self._differentiate(exchange, *given)
+            shape.losses = self.differentiate(*given)
 
         return [differentiate, lambda: shape.keep((shape.losses, self._update()))]
 

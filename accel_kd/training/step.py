@@ -101,8 +101,15 @@ class EagerStep:
             signals: the teacher's for each of them, on the device; None: it is asked.
         """
         losses = self.differentiate(micro_batches, counts, signals)
+        self._exchange_gradients()
+        return losses, self._update()
+
+    def _exchange_gradients(self) -> None:
+        """Nothing: an engine's ranks do so in the backward pass."""
+
+    def _update(self) -> Tensor:
         with self._phases("optimizer"):
-            return losses, self._engine.update()
+            return self._engine.update()
 
     def differentiate(
         self,
