@@ -64,9 +64,11 @@ def pooled(runs: Sequence[ReadRun], *, each: bool = False) -> Pooled:
             notes.append(
                 f"{labels} are of one setting, and the seed {repeated[0]} comes more than once: compared singly."
             )
-        pools_here = [[place] for place in group] if each or repeated or len(groups) == 1 else [group]
-        members += pools_here
-    members.sort(key=lambda places: places[0])
+        if each or repeated or len(groups) == 1:
+            members += [[place] for place in group]
+        else:  # by seed, in whatever order they are given or found
+            members.append(sorted(group, key=lambda place: _seed_order(settings[place].get(SEED))))
+    members.sort(key=min)
     return Pooled(_named(runs, settings, members), tuple(notes))
 
 
@@ -133,6 +135,11 @@ def _named(
         Pool(name, tuple(places), one)
         for name, places, one in zip(_made_unique(short, labels), members, differs, strict=True)
     )
+
+
+def _seed_order(seed: Any) -> tuple[float, str]:
+    """Numbers by their size, before what other programs may have there."""
+    return (seed, "") if isinstance(seed, int | float) else (float("inf"), str(seed))
 
 
 def _twins(firsts: Sequence[Mapping[str, Any]]) -> bool:

@@ -21,6 +21,8 @@ class OfflineRun:
     run_id: str
     folders: list[Path] = field(default_factory=list)
     name: str = ""
+    started: int = 0
+    """Of its first attempt, in nanoseconds since the epoch."""
     job_type: str | None = None
     group: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +66,8 @@ def read_offline(files: Sequence[Path]) -> list[OfflineRun]:
     for run in runs.values():
         if not run.name:
             raise UserError(f"compare: {run.folders[0]} holds no run of W&B; name another")
-    return list(runs.values())
+    # The folders are named for the second, and the runs of a search may be shorter.
+    return sorted(runs.values(), key=lambda run: run.started)
 
 
 def run_of(offline: OfflineRun, split: str) -> ReadRun:
@@ -80,6 +83,7 @@ def run_of(offline: OfflineRun, split: str) -> ReadRun:
 def _take(run: OfflineRun, record: Any) -> None:
     if record.HasField("run"):
         run.name = record.run.display_name or run.run_id
+        run.started = run.started or record.run.start_time.ToNanoseconds()
         run.job_type = record.run.job_type or None
         run.group = record.run.run_group or None
         _update(run.config, record.run.config.update)

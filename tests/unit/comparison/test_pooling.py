@@ -26,6 +26,12 @@ def test_runs_that_differ_in_seed_place_and_looks_are_of_one_setting() -> None:
     assert found.notes == ()
 
 
+def test_the_runs_of_a_setting_are_in_the_order_of_their_seeds() -> None:
+    seeds = [run(f"seed-{seed}", f"training.seed={seed}") for seed in (10, 9, 2)]
+    found = pooled([seeds[0], run("other", "objective.alpha=0.5"), *seeds[1:]])
+    assert [pool.runs for pool in found.pools] == [(3, 2, 0), (1,)]
+
+
 def test_parts_of_one_run_are_settings_of_their_own() -> None:
     found = pooled([run("a"), run("a", part="control"), run("a", part="teacher")])
     assert [pool.name for pool in found.pools] == ["student", "control", "teacher"]

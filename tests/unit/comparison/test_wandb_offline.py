@@ -105,6 +105,21 @@ def test_its_directory_and_w_and_bs_copy_are_one_run(runs: dict[str, Path]) -> N
         gather([str(directory), str(directory / "wandb")], "validation", unfinished=True)
 
 
+def test_runs_of_one_second_are_in_the_order_of_their_starts(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Their folders are named for the second, and after it for an id that means nothing."""
+    started = []
+    for home in ("one", "two"):
+        [file, *_] = run_files(runs[home])
+        started.append(read_offline([file])[0].started)
+        # The run that started first gets the folder that comes last.
+        folder_of_second = tmp_path / f"offline-run-20260101_000000-{'zy'[len(started) - 1]}"
+        shutil.copytree(file.parent, folder_of_second)
+        [copy] = folder_of_second.glob("run-*.wandb")
+        copy.rename(copy.with_name(f"run-{home}.wandb"))
+    assert started[0] < started[1]
+    assert [run.run_id for run in read_offline(list(tmp_path.glob("*/run-*.wandb")))] == ["one", "two"]
+
+
 def test_a_trial_that_was_broken_off_is_not_finished_though_it_ended_well() -> None:
     history = {0: {"step": 10, "eval/accuracy": 0.5}}
     pruned = OfflineRun("a", job_type="search", summary={"eval/accuracy": 0.5}, history=history, exit_code=0)
