@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from accel_kd.assembly.session import Session
 from accel_kd.config.model_sections import ModelConfig
 from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.distributed.bf16 import all_ranks_have_bf16
 from accel_kd.distributed.cpu_features import multiplies_bf16
 from accel_kd.models.first_token import read_first_token_only
 from accel_kd.models.loading import Checkpoint, check_length, load_classifier, load_config, load_tokenizer
@@ -87,14 +88,14 @@ def student_maker(session: Session, teacher: FoundTeacher | None) -> Callable[[]
 
 
 def teacher_dtype(session: Session) -> str:
-    """The precision of the teacher's weights; `auto` is bfloat16 on a GPU that computes in it, and beside a student
-    that trains in it on a CPU that does."""
+    """The precision of the teacher's weights, one for all ranks; `auto` is bfloat16 on GPUs that compute in it, and
+    beside a student that trains in it on CPUs that do."""
     name = session.config.teacher.dtype
     if name != "auto":
         return name
-    if session.accelerator.device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return automatic_cpu_dtype(session.config.training)
+    device = session.accelerator.device
+    wanted = device.type == "cuda" or session.config.training.precision == "bf16"
+    return "bfloat16" if wanted and all_ranks_have_bf16(device) else "float32"
 
 
 def automatic_cpu_dtype(training: TrainingConfig) -> str:

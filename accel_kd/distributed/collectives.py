@@ -27,7 +27,12 @@ def gather_ragged(accelerator: Accelerator, rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def on_every_rank(accelerator: Accelerator, work: Callable[[], None]) -> None:
+def true_on_every_rank(accelerator: Accelerator, here: bool) -> bool:
+    """Whether `here` is true on all ranks; the same answer on each."""
+    return here if accelerator.num_processes == 1 else all(gather_object([here]))
+
+
+def on_every_rank(accelerator: Accelerator, work: Callable[[], object]) -> None:
     """Runs `work` on each rank; where it failed on one, all raise what the first of them met, when all are done.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from accelerate.utils import (
 from transformers.utils.logging import disable_progress_bar
 
 from accel_kd.distributed.asked_strategy import Strategy, asked_strategy, is_set
+from accel_kd.distributed.bf16 import agree_on_bf16
+from accel_kd.distributed.collectives import on_every_rank, true_on_every_rank
 from accel_kd.distributed.cpu_matmul import CpuMatmul, is_onednn, multiply_with
 from accel_kd.distributed.cpu_threads import threads_of_rank, usable_cpus
 from accel_kd.distributed.deepspeed_start import deepspeed_plugin, leave_models_whole, prepare_for_deepspeed
@@ -97,8 +100,10 @@ def start(
         torch.set_num_threads(num_threads)
     if not has_device:
         keep_freed_memory()
-        multiply_with(cpu_matmul)
     _prove(accelerator, strategy)
+    agree_on_bf16(accelerator)
+    if not has_device:
+        _multiply_alike(accelerator, cpu_matmul)
     return accelerator
 
 
@@ -139,6 +144,17 @@ def _precision(precision: str | None, strategy: Strategy, has_device: bool) -> s
     if precision not in {"no", "bf16", "fp16"}:
         raise UserError(f"training.precision: the launcher was told mixed_precision {precision}; use no, bf16 or fp16")
     return precision
+
+
+def _multiply_alike(accelerator: Accelerator, cpu_matmul: CpuMatmul) -> None:
+    """All ranks by one library: what sums and teachers' logits are must not depend on which rank has a row."""
+    on_every_rank(accelerator, partial(multiply_with, cpu_matmul))
+    chosen = is_onednn()
+    by_onednn = true_on_every_rank(accelerator, chosen)
+    if not by_onednn:
+        multiply_with("blas")
+    if not by_onednn and not true_on_every_rank(accelerator, not chosen):
+        logger.info("run.cpu_matmul: blas, since not all ranks are on CPUs for which auto takes oneDNN")
 
 
 def _prove(accelerator: Accelerator, asked_for: Strategy) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from accel_kd.distributed import cpu_matmul, startup
+from accel_kd.distributed import bf16, cpu_matmul, startup
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +44,12 @@ def test_what_multiplies_is_what_was_asked_for_and_is_said(monkeypatch: pytest.M
     monkeypatch.setattr(cpu_matmul, "_rounds", lambda: False)
     assert startup.describe(startup.start("no", cpu_matmul="onednn")).endswith("precision no, fp32 products by oneDNN")
     assert "oneDNN" not in startup.describe(startup.start("no", cpu_matmul="blas"))
+
+
+@pytest.mark.parametrize(("precision", "has_bf16"), [("bf16", False), ("bf16", True), ("no", False)])
+def test_bf16_without_instructions_for_it_is_warned_of(
+    precision: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bf16, "multiplies_bf16", lambda: has_bf16)
+    startup.start(precision, cpu_matmul="blas")
+    assert ("training.precision: bf16" in caplog.text) is (precision == "bf16" and not has_bf16)

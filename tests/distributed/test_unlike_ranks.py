@@ -1,0 +1,31 @@
+"""Ranks whose CPUs can do different things do one thing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.forks import ForkedRun, Forks
+
+_DECIDE = "tests.support.unlike_ranks:decide"
+
+
+def decided(forks: Forks, output: Path, *settings: str) -> tuple[list[dict[str, Any]], ForkedRun]:
+    """What each of two ranks, of which the first alone has bf16 and oneDNN."""
+    run = forks.run(_DECIDE, output, json.dumps(settings), ranks=2).succeeded()
+    return [json.loads((output / f"{rank}.json").read_text()) for rank in range(2)], run
+
+
+def test_what_one_rank_lacks_none_uses(forks: Forks, tmp_path: Path) -> None:
+    found, run = decided(forks, tmp_path, "training.precision=bf16")
+    assert found == [{"is_onednn": False, "teacher_dtype": "float32"}] * 2
+    assert run.text.count("training.precision: bf16, which not all ranks") == 1
+    assert run.text.count("run.cpu_matmul: blas, since not all ranks") == 1
+
+
+def test_a_library_that_was_asked_for_and_one_rank_refuses_ends_all(forks: Forks, tmp_path: Path) -> None:
+    found, _ = decided(forks, tmp_path, "run.cpu_matmul=onednn")
+    for rank in found:
+        assert rank["error"].startswith("run.cpu_matmul: onednn would round fp32 products to bf16 on this CPU")
+        assert rank["error"].endswith("(rank 1)") or rank is found[1]
