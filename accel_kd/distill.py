@@ -140,7 +140,7 @@ def prepare_teacher(session: Session) -> FoundTeacher:
     if config.teacher.finetune is None:
         columns = columns_by_name(names_in_order(model_config), session.data.label_names, "teacher.model")
         return FoundTeacher(source, columns, is_finetuned_here=False)
-    directory = session.directory.part("teacher", "model")
+    directory = session.directory.part("teacher")
     if on_main_rank(session.accelerator, lambda: directory.is_finished):
         logger.info("teacher: fine-tuned before, taken from %s", directory.model)
     else:

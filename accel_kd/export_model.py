@@ -41,6 +41,7 @@ from accel_kd.formats.torch_forms import TorchClassifier
 from accel_kd.models.labels import columns_by_name, names_in_order
 from accel_kd.models.loading import Checkpoint
 from accel_kd.models.weights_digest import weights_digest
+from accel_kd.run_directory import is_part_of_run
 from accel_kd.tracking.environment import describe_environment
 from accel_kd.whole_folder import whole_folder
 
@@ -121,8 +122,7 @@ def _resolved(request: Request, config: RunConfig | None) -> tuple[Checkpoint, s
 
 def _name_of(path: Path) -> str:
     """Of a run, or of a part of one: `runs/a/control` is `a-control`."""
-    is_part = path.name in ("control", "teacher") and (path.parent / "config.yaml").is_file()
-    return f"{path.parent.name}-{path.name}" if is_part else path.name
+    return f"{path.parent.name}-{path.name}" if is_part_of_run(path) else path.name
 
 
 def _refuse_other_content(folder: Path) -> None:

@@ -18,6 +18,8 @@ from accel_kd.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+PARTS = {"control": "student", "teacher": "model"}
+"""The models that a run trains beside its student, each in a part of its directory; the name of each one's folder."""
 _OF_TEACHER = {"teacher", "cache"}
 """Parts of a run that no student had a share in."""
 _BESIDE = {"status.json", "stop", "slurm"}
@@ -97,9 +99,9 @@ class RunDirectory:
         """Whether the summary, which is written last, is there."""
         return self.summary.is_file()
 
-    def part(self, name: str, model_name: str = "student") -> RunDirectory:
-        """The directory of a model beside the student: `teacher` or `control`."""
-        return RunDirectory(self.path / name, model_name)
+    def part(self, name: str) -> RunDirectory:
+        """The directory of a model beside the student, `teacher` or `control`, or of another part, such as `cache`."""
+        return RunDirectory(self.path / name, PARTS.get(name, "student"))
 
     def reopen(self) -> None:
         """Makes a finished run an unfinished one, to be given more steps; its student stays for the time being.
@@ -143,6 +145,18 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
         write_atomically(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_part_of_run(path: Path) -> bool:
+    """Whether `path` is, or would be, a run's `control` or `teacher`. A run and the folder of a model are none,
+    whatever they are called and whatever is beside them."""
+    is_itself = any((path / name).is_file() for name in ("config.yaml", "config.json"))
+    return path.name in PARTS and (path.parent / "config.yaml").is_file() and not is_itself
+
+
+def owner_of(path: Path) -> RunDirectory:
+    """The run of which `path` is a part, else that in `path` itself."""
+    return RunDirectory(path.parent if is_part_of_run(path) else path)
 
 
 def open_run(

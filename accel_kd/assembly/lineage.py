@@ -45,7 +45,7 @@ def teacher_artifact(session: Session, weights_sha256: str) -> ArtifactRecord:
     section = session.config.teacher
     assert section.model is not None, "there is a teacher"
     if section.finetune is not None:
-        folder = session.directory.part("teacher", "model").model
+        folder = session.directory.part("teacher").model
         return model_artifact(run_record(session, "teacher").name, folder, weights_sha256, {})
     metadata = {} if section.revision is None else {"revision": section.revision}
     return ArtifactRecord(

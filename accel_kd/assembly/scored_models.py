@@ -19,13 +19,11 @@ from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.errors import UserError
 from accel_kd.models.labels import columns_by_name, names_in_order
 from accel_kd.models.loading import Checkpoint, check_length, input_names, load_classifier, load_tokenizer
-from accel_kd.run_directory import RunDirectory
+from accel_kd.run_directory import RunDirectory, owner_of
 from accel_kd.signals import IGNORED_LABEL
 
 _WHOLE = {"labelled_fraction": 1.0, "max_train_examples": None}
 """What a recipe leaves out or hides for training."""
-_PARTS = {"control": "student", "teacher": "model"}
-"""The models that a run trains beside its student, and what the folder of each is called."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def read_scored_model(config: RunConfig, source: Checkpoint, data: WholeSplit) -
 
 def is_run(path: str) -> bool:
     """Whether `path` is a run directory, finished or not, or is named as the `control` or `teacher` of one."""
-    return _owner(path).config.is_file()
+    return owner_of(Path(path)).config.is_file()
 
 
 def read_run(path: str, overrides: Sequence[str] = ()) -> tuple[RunDirectory, RunConfig]:
@@ -95,24 +93,15 @@ def read_run(path: str, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Ru
     Raises:
         UserError: it is not finished, has no such part, or its recipe cannot be read.
     """
-    owner = _owner(path)
+    owner = owner_of(Path(path))
     directory = RunDirectory(Path(path))
     if owner.path != directory.path:
-        directory = owner.part(directory.path.name, _PARTS[directory.path.name])
+        directory = owner.part(directory.path.name)
         if not directory.path.is_dir():
             raise UserError(f"{path}: the run in {owner.path} trained no {directory.path.name}; name another model")
     if not directory.is_finished:
         raise UserError(f"{path}: holds a run that is not finished; finish it, or name the folder of a model")
     return directory, load_recipe(str(owner.config), overrides)
-
-
-def _owner(path: str) -> RunDirectory:
-    """The run of which `path` is the directory or a part; the folder of a model is neither, whatever it is called."""
-    own = RunDirectory(Path(path))
-    is_part = own.path.name in _PARTS and not any(
-        (own.path / name).is_file() for name in ("config.yaml", "config.json")
-    )
-    return RunDirectory(own.path.parent) if is_part else own
 
 
 def student_of(directory: RunDirectory) -> Checkpoint:
@@ -126,7 +115,7 @@ def teacher_of(directory: RunDirectory, config: RunConfig) -> Checkpoint:
     Raises:
         UserError: it had none.
     """
-    tuned = _owner(str(directory.path)).part("teacher", "model")
+    tuned = owner_of(directory.path).part("teacher")
     if tuned.is_finished:
         return Checkpoint(str(tuned.model), "model")
     if config.teacher.model is None:

@@ -150,7 +150,7 @@ def _fine_tuned(recipe: str, common: Sequence[str], program: Sequence[str], fold
     settings = [*common, f"run.directory={directory}", f"teacher.store.path={folder / 'unused'}"]
     seconds = _timed([*program, "cache-teacher", recipe, *settings], folder / "log")
     report(f"teacher for both, not counted: {seconds:.1f} s")
-    model = RunDirectory(directory).part("teacher", "model").model
+    model = RunDirectory(directory).part("teacher").model
     return [f"teacher.model={model}", "teacher.finetune=null"]
 
 

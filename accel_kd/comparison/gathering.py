@@ -13,7 +13,6 @@ from accel_kd.comparison.read_run import ReadRun
 from accel_kd.comparison.run_directories import (
     companions,
     is_finished,
-    is_part_of_run,
     is_run,
     progress,
     read_run_directory,
@@ -22,6 +21,7 @@ from accel_kd.comparison.wandb_offline import is_wandb_part, read_offline, run_o
 from accel_kd.comparison.wandb_records import is_model
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
+from accel_kd.run_directory import is_part_of_run
 
 _GO_ON = "the command that began it goes on with it, and --unfinished takes it as it is"
 

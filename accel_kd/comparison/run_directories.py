@@ -15,7 +15,7 @@ from accel_kd.comparison.read_run import Part, ReadRun, curve_of
 from accel_kd.comparison.rows_table import NEEDED, predictions_of_columns
 from accel_kd.errors import UserError
 from accel_kd.export.results import figures_of
-from accel_kd.run_directory import RunDirectory
+from accel_kd.run_directory import PARTS, RunDirectory, is_part_of_run, owner_of
 from accel_kd.run_status import read_status
 from accel_kd.tracking.jsonl_tracker import JsonlRecord, read_record
 
@@ -25,11 +25,6 @@ def is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
 
 
-def is_part_of_run(path: Path) -> bool:
-    """Whether `path` is, or would be, a run's `control` or `teacher`."""
-    return path.name in ("control", "teacher") and (path.parent / "config.yaml").is_file()
-
-
 def is_finished(path: Path) -> bool:
     """Whether the run's summary is there, or its part is read from the run's own predictions."""
     return RunDirectory(path).is_finished or (is_part_of_run(path) and not is_run(path) and is_finished(path.parent))
@@ -37,7 +32,7 @@ def is_finished(path: Path) -> bool:
 
 def progress(path: Path) -> str:
     """How far an unfinished run is, in words."""
-    status = read_status(path.parent if is_part_of_run(path) else path)
+    status = read_status(owner_of(path).path)
     if status is None:
         return "not finished"
     at = f" at step {status.step} of {status.total_steps} ({status.part})" if status.part else ""
@@ -55,7 +50,7 @@ def read_run_directory(path: Path, split: str) -> ReadRun:
         part = "teacher" if path.name == "teacher" else "control"
     if part == "teacher" and not is_run(path):
         return _teacher_by_its_student(path, split)
-    directory = RunDirectory(path, "model" if part == "teacher" else "student")
+    directory = RunDirectory(path, PARTS.get(part, "student"))
     record = _read(directory.metrics, read_record) if directory.metrics.is_file() else JsonlRecord(None, [], {}, None)
     predictions, why = _predictions(directory, split)
     return ReadRun(

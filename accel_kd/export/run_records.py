@@ -60,7 +60,7 @@ class RunRecords:
 
 def read_records(directory: RunDirectory, config: Mapping[str, Any]) -> RunRecords:
     """The records of the finished run in `directory`; `config` is its resolved recipe."""
-    teacher, control = directory.part("teacher", "model"), directory.part("control")
+    teacher, control = directory.part("teacher"), directory.part("control")
     starts = starts_of(directory.metrics)
     outside = config["data"]["out_of_scope"]
     return RunRecords(

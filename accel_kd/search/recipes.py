@@ -102,7 +102,7 @@ def _with_teacher(config: RunConfig, directory: SearchDirectory, recipe: dict[st
     """The teacher that was fine-tuned for all, and its logits from the store unless the recipe says otherwise."""
     teacher = recipe["teacher"]
     if shares_a_teacher(config):
-        model = directory.shared.part("teacher", "model").model
+        model = directory.shared.part("teacher").model
         teacher |= {"model": str(model), "revision": None, "finetune": None}
     objective = _valid(recipe).objective
     if not needs_teacher_signal(objective):

@@ -12,7 +12,15 @@ import pytest
 import yaml
 
 from accel_kd.errors import UserError
-from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run, write_atomically
+from accel_kd.run_directory import (
+    RunDirectory,
+    RunState,
+    in_use,
+    is_part_of_run,
+    open_run,
+    owner_of,
+    write_atomically,
+)
 
 SETTINGS = {"data": {"path": "x", "splits": {"train": "train"}}, "training": {"epochs": 3, "seed": 42}}
 
@@ -167,12 +175,27 @@ def test_a_run_may_be_asked_for_more_and_a_finished_one_is_then_unfinished(direc
 
 
 def test_every_file_lies_inside_the_directory_and_parts_do_not_share_any(directory: RunDirectory) -> None:
-    parts = [directory, directory.part("control"), directory.part("teacher", "model")]
+    parts = [directory, directory.part("control"), directory.part("teacher")]
     names = ["config", "metrics", "summary", "model", "predictions", "checkpoints", "wandb_run_id"]
     files = [getattr(part, name) for part in parts for name in names]
     assert len(set(files)) == len(files)
     assert all(file.is_relative_to(directory.path) for file in files)
     assert (parts[1].model.name, parts[2].model.name) == ("student", "model")
+
+
+def test_a_part_is_what_a_run_has_beside_its_student_and_no_model_or_run_of_that_name(tmp_path: Path) -> None:
+    run = tmp_path / "control"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    assert not is_part_of_run(run) and owner_of(run).path == run  # a run that somebody called control
+    for name in ("control", "teacher"):
+        assert is_part_of_run(run / name) and owner_of(run / name).path == run, name
+        assert not is_part_of_run(tmp_path / "elsewhere" / name)
+    assert not is_part_of_run(run / "student")
+    for name, file in (("control", "config.yaml"), ("teacher", "config.json")):
+        (run / name).mkdir()
+        (run / name / file).touch()
+        assert not is_part_of_run(run / name) and owner_of(run / name).path == run / name, file
 
 
 def test_a_write_that_fails_leaves_the_former_text_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_it_stands_beside_control_and_teacher_on_the_same_rows(run: RunDirectory
 
 
 def test_every_section_says_what_the_records_say(run: RunDirectory, config: dict[str, Any]) -> None:
-    run.part("teacher", "model").path.mkdir()
+    run.part("teacher").path.mkdir()
     run.part("teacher").write_summary(SUMMARY | {"train/steps": 99, "perf/seconds": 72.0, "perf/device_seconds": 108.0})
     run.fillings.parent.mkdir()
     run.fillings.write_text('{"num_rows": 5, "seconds": 9.0, "world_size": 2}\n' * 2)
