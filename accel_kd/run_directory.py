@@ -154,8 +154,15 @@ def is_part_of_run(path: Path) -> bool:
     return path.name in PARTS and (path.parent / "config.yaml").is_file() and not is_itself
 
 
+def through_links(path: Path) -> Path:
+    """`path`, or where its links and dots lead, if only that tells that it is a part of a run."""
+    resolved = path.resolve()
+    return resolved if is_part_of_run(resolved) and not is_part_of_run(path) else path
+
+
 def owner_of(path: Path) -> RunDirectory:
     """The run of which `path` is a part, else that in `path` itself."""
+    path = through_links(path)
     return RunDirectory(path.parent if is_part_of_run(path) else path)
 
 

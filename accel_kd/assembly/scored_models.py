@@ -19,7 +19,7 @@ from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.errors import UserError
 from accel_kd.models.labels import columns_by_name, names_in_order
 from accel_kd.models.loading import Checkpoint, check_length, input_names, load_classifier, load_tokenizer
-from accel_kd.run_directory import RunDirectory, owner_of
+from accel_kd.run_directory import RunDirectory, owner_of, through_links
 from accel_kd.signals import IGNORED_LABEL
 
 _WHOLE = {"labelled_fraction": 1.0, "max_train_examples": None}
@@ -93,8 +93,7 @@ def read_run(path: str, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Ru
     Raises:
         UserError: it is not finished, has no such part, or its recipe cannot be read.
     """
-    owner = owner_of(Path(path))
-    directory = RunDirectory(Path(path))
+    owner, directory = owner_of(Path(path)), RunDirectory(through_links(Path(path)))
     if owner.path != directory.path:
         directory = owner.part(directory.path.name)
         if not directory.path.is_dir():

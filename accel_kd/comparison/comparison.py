@@ -46,7 +46,7 @@ def compare(
     runs = with_hardware(runs)
     runs, of_trials = (runs, []) if each else without_trials_that_were_repeated(runs)
     found = pooled(runs, each=each)
-    first = _baseline(runs, found.pools, baseline)
+    first = _baseline(runs, found.pools, baseline, of_trials)
     pools = [first, *(pool for pool in found.pools if pool is not first)]
     rows = _common_rows(runs, first)
     out_of_scope = _out_of_scope(runs[first.runs[0]])
@@ -62,7 +62,7 @@ def compare(
     )
 
 
-def _baseline(runs: Sequence[ReadRun], pools: Sequence[Pool], wanted: str | None) -> Pool:
+def _baseline(runs: Sequence[ReadRun], pools: Sequence[Pool], wanted: str | None, left_out: Sequence[str]) -> Pool:
     if wanted is None:
         controls = [pool for pool in pools if runs[pool.runs[0]].part == "control"]
         return controls[0] if len(controls) == 1 else pools[0]
@@ -76,7 +76,7 @@ def _baseline(runs: Sequence[ReadRun], pools: Sequence[Pool], wanted: str | None
         return matching[0]
     problem = "is not among the runs" if not matching else "is the name of several runs"
     names = ", ".join(pool.name for pool in pools)
-    raise UserError(f"--baseline: {wanted!r} {problem}; there are {names}")
+    raise UserError(" ".join([f"--baseline: {wanted!r} {problem}; there are {names}.", *left_out]).removesuffix("."))
 
 
 def _common_rows(runs: Sequence[ReadRun], baseline: Pool) -> CommonRows:

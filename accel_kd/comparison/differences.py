@@ -24,7 +24,7 @@ def paired_differences(
         settings: the baseline first.
         out_of_scope: the name of the label that stands for none of the others.
         level: of the intervals.
-        each: the verdict is of the models. Else it is of the settings, and those that differ in their seed alone are
+        each: the verdict is of the models. Else it is of the settings, and those that differ in their seed at most are
             never told apart, whatever the rows say of the models.
     """
     baseline, *others = settings
@@ -39,7 +39,7 @@ def paired_differences(
 
 def _are_one_setting(one: ComparedSetting, other: ComparedSetting) -> bool:
     names = {*one.differs, *other.differs}
-    return {name for name in names if one.differs.get(name) != other.differs.get(name)} == {SEED}
+    return {name for name in names if one.differs.get(name) != other.differs.get(name)} <= {SEED}
 
 
 def verdict(low: float, high: float) -> Verdict:

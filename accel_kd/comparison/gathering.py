@@ -5,13 +5,14 @@ A folder stands for all runs in it; where there is one student alone, its contro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accel_kd.comparison.read_run import ReadRun
 from accel_kd.comparison.run_directories import (
     companions,
+    identity_of,
     is_finished,
     is_run,
     progress,
@@ -21,8 +22,10 @@ from accel_kd.comparison.wandb_offline import is_wandb_part, read_offline, run_o
 from accel_kd.comparison.wandb_records import is_model
 from accel_kd.errors import UserError
 from accel_kd.locations import expanded
-from accel_kd.run_directory import is_part_of_run
+from accel_kd.run_directory import is_part_of_run, through_links
 
+_SEARCH, _SHARED = "study.journal", "shared"
+"""As `search.directory` names them."""
 _GO_ON = "the command that began it goes on with it, and --unfinished takes it as it is"
 
 
@@ -50,16 +53,18 @@ def gather(names: Sequence[str], split: str, *, unfinished: bool = False) -> Gat
     notes: list[str] = []
     directories: list[Path] = []
     for name in names:
-        path = expanded(name, "compare")
+        path = through_links(expanded(name, "compare"))
         if not path.exists() and not is_part_of_run(path):
             raise UserError(f"compare: {name} does not exist (looked from {Path.cwd()})")
         found = [path] if is_run(path) or is_part_of_run(path) else _runs_below(path)
-        if found:
-            taken = _finished(path, found, unfinished, notes)
-            directories += taken
-            runs += [read_run_directory(directory, split) for directory in taken]
-        else:
-            runs += _from_wandb(path, split, unfinished, notes)
+        taken = _finished(path, found, unfinished, notes) if found else []
+        directories += taken
+        there = [read_run_directory(directory, split) for directory in taken]
+        if path not in found:
+            there += _from_wandb(path, split, unfinished, notes, beside={identity_of(run) for run in found})
+        if not there and not found:
+            raise UserError(f"compare: {path} holds no run, nor runs of W&B; name a run.directory or a folder of them")
+        runs += there
     if len(runs) == len(directories) == 1 and runs[0].part == "student":
         runs += companions(directories[0], split)
     return together(Gathered(tuple(runs), tuple(notes)))
@@ -90,16 +95,17 @@ def _finished(path: Path, found: Sequence[Path], unfinished: bool, notes: list[s
     return taken
 
 
-def _from_wandb(path: Path, split: str, unfinished: bool, notes: list[str]) -> list[ReadRun]:
+def _from_wandb(
+    path: Path, split: str, unfinished: bool, notes: list[str], *, beside: Collection[str]
+) -> list[ReadRun]:
+    """The runs that W&B has in `path`, but for those `beside`, by their ids, whose own directories are there too."""
     files = [path] if path.suffix == ".wandb" else _wandb_files_below(path)
-    there = [run for run in read_offline(files) if is_model(run.job_type)]
-    if not there:
-        raise UserError(f"compare: {path} holds no run, nor runs of W&B; name a run.directory or a folder of them")
+    there = [run for run in read_offline(files) if is_model(run.job_type) and run.run_id not in beside]
     others = [run for run in there if not run.is_finished]
     if unfinished:
         notes += [f"{run.folders[-1]} is {run.progress}." for run in others]
         return [run_of(run, split) for run in there]
-    if len(others) == len(there):
+    if others and len(others) == len(there) and not beside:
         raise UserError(f"compare: {others[0].folders[-1]} is {others[0].progress}; {_GO_ON}")
     if others:
         notes.append(_left_out(str(path), len(others), len(there)))
@@ -121,14 +127,20 @@ def _runs_below(path: Path) -> list[Path]:
 
 
 def _wandb_files_below(path: Path) -> list[Path]:
+    """Of W&B's folders at any depth, but not of those within a run, which is read from its own files."""
     if is_wandb_part(path):
         return sorted(path.glob("run-*.wandb"))
+    if is_run(path):
+        return []
     return [file for inner in _folders_in(path) for file in _wandb_files_below(inner)] if path.is_dir() else []
 
 
 def _folders_in(path: Path) -> list[Path]:
-    """Without links: `wandb/latest-run` leads to a folder that is there under its own name."""
-    return sorted(inner for inner in path.iterdir() if inner.is_dir() and not inner.is_symlink())
+    """Without links: `wandb/latest-run` leads to a folder that is there under its own name. Without what the trials of
+    a search share, which has a recipe and trains no student."""
+    is_search = (path / _SEARCH).is_file()
+    folders = (inner for inner in path.iterdir() if inner.is_dir() and not inner.is_symlink())
+    return sorted(inner for inner in folders if not (is_search and inner.name == _SHARED))
 
 
 def _refuse_the_same_twice(runs: Sequence[ReadRun]) -> None:

@@ -62,7 +62,8 @@ def pooled(runs: Sequence[ReadRun], *, each: bool = False) -> Pooled:
         elif repeated and not each:
             labels = " and ".join(runs[place].label for place in group)
             notes.append(
-                f"{labels} are of one setting, and the seed {repeated[0]} comes more than once: compared singly."
+                f"{labels} are of one setting, and the seed {repeated[0]} comes more than once: compared singly, and "
+                "among each other not told apart, whatever the rows say (--each gives verdicts on the models)."
             )
         if each or repeated or len(groups) == 1:
             members += [[place] for place in group]

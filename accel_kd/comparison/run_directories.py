@@ -13,6 +13,7 @@ from accel_kd.comparison.compared import Measured, Predictions
 from accel_kd.comparison.measurements import read_measured
 from accel_kd.comparison.read_run import Part, ReadRun, curve_of
 from accel_kd.comparison.rows_table import NEEDED, predictions_of_columns
+from accel_kd.comparison.wandb_records import is_model, part_of
 from accel_kd.errors import UserError
 from accel_kd.export.results import figures_of
 from accel_kd.run_directory import PARTS, RunDirectory, is_part_of_run, owner_of
@@ -45,20 +46,21 @@ def read_run_directory(path: Path, split: str) -> ReadRun:
     Raises:
         UserError: its files cannot be read, or there is no teacher where one was named.
     """
-    part: Part = "student"
-    if is_part_of_run(path):
-        part = "teacher" if path.name == "teacher" else "control"
-    if part == "teacher" and not is_run(path):
-        return _teacher_by_its_student(path, split)
-    directory = RunDirectory(path, PARTS.get(part, "student"))
+    is_part, directory = is_part_of_run(path), RunDirectory(path)
+    if is_part and not is_run(path):
+        if path.name == "teacher":
+            return _teacher_by_its_student(path, split)
+        raise UserError(f"compare: the run in {path.parent} trained no control (run.control); name another")
     record = _read(directory.metrics, read_record) if directory.metrics.is_file() else JsonlRecord(None, [], {}, None)
+    part = _part(directory, record)
+    directory = RunDirectory(path, PARTS.get(part, "student"))
     predictions, why = _predictions(directory, split)
     return ReadRun(
-        label=path.resolve().parent.name if part != "student" else path.resolve().name,
+        label=path.resolve().parent.name if is_part else path.resolve().name,
         origin=str(path),
-        identity=_identity(directory),
+        identity=identity_of(path),
         part=part,
-        config=_config(path, part, record),
+        config=_config(owner_of(path).config, record),
         summary=_read_json(directory.summary) if directory.is_finished else _latest(record),
         predictions=predictions,
         no_predictions=why,
@@ -98,15 +100,25 @@ def _teacher_by_its_student(path: Path, split: str) -> ReadRun:
     )  # fmt: skip
 
 
-def _identity(directory: RunDirectory) -> str:
+def _part(directory: RunDirectory, record: JsonlRecord) -> Part:
+    """By the place; a part that was carried away from its run says itself what it is."""
+    if is_part_of_run(directory.path):
+        return "teacher" if directory.path.name == "teacher" else "control"
+    job_type = (record.run or {}).get("job_type")
+    if not is_model(job_type):
+        raise UserError(f"compare: {directory.path} holds no model, but a run of the type {job_type}; name another")
+    return part_of(job_type)
+
+
+def identity_of(path: Path) -> str:
     """W&B's id, by which its copy of the run is known too, else the path."""
+    directory = RunDirectory(path)
     if directory.wandb_run_id.is_file():
         return directory.wandb_run_id.read_text(encoding="utf-8").strip()
     return str(directory.path.resolve())
 
 
-def _config(path: Path, part: Part, record: JsonlRecord) -> dict[str, Any]:
-    file = RunDirectory(path.parent if part != "student" else path).config
+def _config(file: Path, record: JsonlRecord) -> dict[str, Any]:
     if file.is_file():
         config = _read(file, lambda file: yaml.safe_load(file.read_text(encoding="utf-8")))
         if isinstance(config, dict):

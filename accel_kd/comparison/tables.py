@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accel_kd.comparison.compared import ComparedSetting, Comparison, Measured, PairedDifference, Spread, Verdict
@@ -78,7 +78,8 @@ def _interval_of_share(setting: ComparedSetting, split: str, level: float) -> st
     if run.predictions is not None:
         right, rows = int(run.predictions.is_right.sum()), len(run.predictions.ids)
     else:
-        rows = (run.summary.get("num_examples") or {}).get(split, 0)
+        counts = run.summary.get("num_examples")
+        rows = counts.get(split, 0) if isinstance(counts, Mapping) else 0
         right = round(setting.figures["accuracy"].mean * rows)
     if not rows:
         return _NONE

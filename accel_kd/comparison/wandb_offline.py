@@ -53,7 +53,7 @@ def read_offline(files: Sequence[Path]) -> list[OfflineRun]:
     """The runs in `.wandb` files, in the order in which each was first started.
 
     Raises:
-        UserError: a file holds no run.
+        UserError: no file holds a run.
     """
     runs: dict[str, OfflineRun] = {}
     for file in sorted(files, key=lambda file: file.parent.name.removeprefix("offline-")):
@@ -63,11 +63,12 @@ def read_offline(files: Sequence[Path]) -> list[OfflineRun]:
         run.exit_code = None
         for record, _ in read_records(file):
             _take(run, record)
-    for run in runs.values():
-        if not run.name:
-            raise UserError(f"compare: {run.folders[0]} holds no run of W&B; name another")
+    # A process that is killed at its start leaves a file without a run.
+    begun = [run for run in runs.values() if run.name]
+    if runs and not begun:
+        raise UserError(f"compare: {next(iter(runs.values())).folders[0]} holds no run of W&B; name another")
     # The folders are named for the second, and the runs of a search may be shorter.
-    return sorted(runs.values(), key=lambda run: run.started)
+    return sorted(begun, key=lambda run: run.started)
 
 
 def run_of(offline: OfflineRun, split: str) -> ReadRun:

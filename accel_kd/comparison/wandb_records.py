@@ -22,6 +22,11 @@ def is_model(job_type: str | None) -> bool:
     return (job_type or None) in _PARTS
 
 
+def part_of(job_type: str | None) -> Part:
+    """Which model of its run one of that type trained."""
+    return _PARTS.get(job_type or None, "student")
+
+
 def was_pruned(job_type: str | None, summary: Mapping[str, Any]) -> bool:
     """Whether a run that ended well is a trial that its search broke off: such a one has no final figures."""
     return job_type == "search" and "num_examples" not in summary
@@ -57,7 +62,7 @@ def wandb_run(
         label=name,
         origin=origin,
         identity=run_id,
-        part=_PARTS.get(job_type or None, "student"),
+        part=part_of(job_type),
         config={key: value for key, value in config.items() if key not in ("_wandb", "environment")},
         summary={key: value for key, value in summary.items() if not key.startswith("_") and not _is_media(value)},
         predictions=predictions,

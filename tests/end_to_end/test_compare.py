@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from accel_kd.cli import main
 from accel_kd.errors import EXIT_SUCCESS, EXIT_USER_ERROR
+from accel_kd.search.directory import SearchDirectory
+from accel_kd.tracking import JsonlTracker, RunRecord
 from tests.support.compared_runs import accuracies, ids, write_measurements, write_run
 from tests.support.processes import accel_kd, succeeded
 
@@ -104,6 +107,51 @@ def test_parts_of_runs_can_be_named_and_a_teacher_that_was_given_is_read_from_it
     content = compared(run, run / "teacher", run / "control", "--baseline", run / "teacher", folder=tmp_path)
     assert verdicts(content) == {"student": "worse", "control": "worse"}
     assert content["settings"][0]["runs"][0]["num_right"] == int(teacher.sum())
+
+
+def test_a_part_is_what_it_is_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a link, from within, and carried away from its run."""
+    worse, better = accuracies(3, _ROWS, 0.7, 0.8)
+    first = write_run(tmp_path / "a", better, control_right=worse)
+    second = write_run(tmp_path / "b", better)
+    (tmp_path / "link").symlink_to(first / "control")
+    shutil.copytree(first / "control", tmp_path / "carried")
+    monkeypatch.chdir(first / "control")
+    for control in (tmp_path / "link", tmp_path / "carried", Path(".")):
+        content = compared(control, second, folder=tmp_path)
+        assert content["baseline"] == "control" and verdicts(content) == {"student": "better"}, control
+
+
+def test_no_control_is_made_up_for_a_run_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = accuracies(3, _ROWS, 0.7, 0.8)
+    runs = [write_run(tmp_path / name, right) for name, right in (("a", one), ("b", two))]
+    said = f"compare: the run in {runs[1]} trained no control (run.control); name another"
+    assert said in refusal(capsys, runs[0], runs[1] / "control")
+    part = runs[0] / "cache"
+    part.mkdir()
+    JsonlTracker(part / "metrics.jsonl").start(RunRecord("a", "cache", None, (), None, {}, {}))
+    (part / "summary.json").write_text("{}")
+    assert f"compare: {part} holds no model, but a run of the type cache" in refusal(capsys, part, runs[1])
+
+
+def test_one_setting_and_one_seed_are_not_told_apart_either(tmp_path: Path) -> None:
+    one, two = accuracies(3, _ROWS, 0.7, 0.8)
+    runs = [write_run(tmp_path / name, right) for name, right in (("a", one), ("b", two))]
+    content = compared(*runs, folder=tmp_path)
+    assert set(verdicts(content).values()) == {"not told apart"} and content["differences"][0]["low"] > 0
+    assert set(verdicts(compared(*runs, "--each", folder=tmp_path)).values()) == {"better"}
+
+
+def test_what_the_trials_of_a_search_share_is_no_run(tmp_path: Path) -> None:
+    search = SearchDirectory(tmp_path / "search")
+    for number, right in enumerate(accuracies(3, _ROWS, 0.7, 0.8)):
+        write_run(search.trial(number).path, right, f"objective.alpha=0.{number + 1}")
+    search.shared.path.mkdir()
+    shutil.copy(search.trial(0).config, search.shared.config)
+    search.journal.touch()
+    content = compared(search.path, "--unfinished", folder=tmp_path)
+    assert [setting["name"] for setting in content["settings"]] == ["alpha 0.1", "alpha 0.2"]
+    assert not any("not finished" in note for note in content["notes"])
 
 
 def test_runs_of_other_rows_are_compared_on_those_that_both_have(tmp_path: Path) -> None:

@@ -84,7 +84,17 @@ def write_run(
     for part, right in parts:
         part.path.mkdir(parents=True)
         tracker = JsonlTracker(part.metrics)
-        tracker.start(RunRecord(directory.name, "distill", None, (), None, config.model_dump(mode="json"), {}))
+        tracker.start(
+            RunRecord(
+                directory.name,
+                "control" if part.path.name == "control" else "distill",
+                None,
+                (),
+                None,
+                config.model_dump(mode="json"),
+                {},
+            )
+        )
         for step in range(1, 21):
             tracker.log({"train/loss": 1 / step, **({"eval/accuracy": step / 100} if step % 10 == 0 else {})}, step)
         tracker.finish(RunStatus.FINISHED if is_finished else RunStatus.STOPPED)

@@ -58,6 +58,21 @@ def test_what_is_said_of_trials_that_were_left_out_is_among_the_notes() -> None:
     assert len(singly.settings) == 3 and not any("left out" in note for note in singly.notes)
 
 
+def test_a_baseline_that_was_left_out_is_said_to_be() -> None:
+    def tagged(label: str, kind: str, seed: int) -> ReadRun:
+        return read_run(label, config={"tracking": {"tags": ["search", kind]}, "training": {"seed": seed}})
+
+    other = read_run("other", config={"x": 1})
+    with pytest.raises(UserError, match="'chosen' is not among the runs; there are .* chosen is left out: .*--each"):
+        compare([tagged("chosen", "trial", 0), tagged("again", "best", 1), other], split="test", baseline="chosen")
+
+
+def test_figures_of_other_programs_may_be_called_as_ours() -> None:
+    summary = {"test/accuracy": 0.5, "num_examples": 100}
+    runs = [read_run(name, config={"x": name}, summary=summary) for name in "ab"]
+    assert "0.5000" in comparison_text(compare(runs, split="test"))
+
+
 def test_rows_may_stand_in_any_order() -> None:
     [right] = accuracies(0, 50, 0.6)
     order = np.random.default_rng(0).permutation(50)

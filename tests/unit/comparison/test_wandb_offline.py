@@ -14,6 +14,7 @@ from accel_kd.comparison.gathering import gather
 from accel_kd.comparison.read_run import flattened
 from accel_kd.comparison.wandb_offline import OfflineRun, read_offline
 from accel_kd.errors import UserError
+from tests.support.compared_runs import accuracies, write_run
 from tests.support.wandb_runs import RUN, attempt, records_of, run_files
 
 _TABLES = """
@@ -83,7 +84,7 @@ def test_it_reads_what_wandbs_own_reader_reads(runs: dict[str, Path]) -> None:
 
 def test_runs_with_a_table_are_compared_row_by_row_and_others_by_their_figures(runs: dict[str, Path]) -> None:
     gathered = gather([folder(runs[name]) for name in ("one", "two", "plain")], "test")
-    content = compare(gathered.runs, split="test", notes=gathered.notes)
+    content = compare(gathered.runs, split="test", notes=gathered.notes, each=True)
     found = {one.other: one for one in content.differences}
     paired, unpaired = found.values()
     assert (paired.num_rows, paired.only_other, paired.only_baseline) == (40, 8, 0)
@@ -118,6 +119,31 @@ def test_runs_of_one_second_are_in_the_order_of_their_starts(runs: dict[str, Pat
         copy.rename(copy.with_name(f"run-{home}.wandb"))
     assert started[0] < started[1]
     assert [run.run_id for run in read_offline(list(tmp_path.glob("*/run-*.wandb")))] == ["one", "two"]
+
+
+def test_a_file_without_a_run_does_not_stand_in_the_way_of_others(runs: dict[str, Path], tmp_path: Path) -> None:
+    """As a process leaves it that is killed at its start."""
+    torn = tmp_path / "offline-run-20260101_000000-torn"
+    torn.mkdir()
+    (torn / "run-torn.wandb").touch()
+    with pytest.raises(UserError, match="holds no run of W&B"):
+        gather([str(tmp_path)], "test")
+    [file, *_] = run_files(runs["two"])
+    shutil.copytree(file.parent, tmp_path / file.parent.name)
+    assert len(gather([str(tmp_path)], "test").runs) == 1
+
+
+def test_a_folder_stands_for_its_run_directories_and_for_what_w_and_b_alone_has(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    write_run(tmp_path / "a", accuracies(0, 40, 0.8)[0])
+    [file, *_] = run_files(runs["two"])
+    shutil.copytree(file.parent, tmp_path / "b" / "wandb" / file.parent.name)
+    gathered = gather([str(tmp_path)], "test")
+    assert [Path(run.origin).name for run in gathered.runs] == ["a", file.parent.name]
+    # The copy that W&B has of a run whose directory is there too is that run.
+    (tmp_path / "a" / "wandb_run_id").write_text(file.stem.removeprefix("run-"))
+    assert [Path(run.origin).name for run in gather([str(tmp_path)], "test").runs] == ["a"]
 
 
 def test_a_trial_that_was_broken_off_is_not_finished_though_it_ended_well() -> None:
