@@ -66,7 +66,7 @@ def _model(parsed: argparse.Namespace) -> str:
 
         refuse_plot(parsed.plot)
     with heavy_imports(with_torchao=any("torchao" in form for form in parsed.forms)):
-        from accel_kd.model_benchmark.benchmark import Settings, benchmark_models
+        from accel_kd.model_benchmark.benchmark import Settings, benchmark_models, write_rows
         from accel_kd.model_benchmark.report import as_text
 
     settings = Settings(
@@ -77,9 +77,16 @@ def _model(parsed: argparse.Namespace) -> str:
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         found = benchmark_models(settings, config)
-        if parsed.plot is not None:
-            _plot(found, parsed.plot)
-        return as_text(found)
+        text = as_text(found)
+        try:
+            if parsed.json is not None:
+                write_rows(found, parsed.json)
+            if parsed.plot is not None:
+                _plot(found, parsed.plot)
+        except UserError:
+            print(text)  # what was measured is not lost with a file
+            raise
+        return text
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -9,6 +9,7 @@ from accel_kd.assembly.scored_models import read_scored_model, read_whole_split
 from accel_kd.assembly.session import task
 from accel_kd.config.schema import RunConfig
 from accel_kd.distributed import startup
+from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
 from accel_kd.models.loading import Checkpoint
@@ -20,7 +21,8 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
     """The scores of a checkpoint on a split of the recipe's data, as JSON text, and in the file `output` if given.
 
     Raises:
-        UserError: the checkpoint cannot be loaded, its labels are not the data's, or there is no such split.
+        UserError: the checkpoint cannot be loaded, its labels are not the data's, or there is no such split; the file
+            cannot be written, in which case the scores are printed before.
     """
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         raise UserError(f"--output: {output!r} is a folder, or lies in one that does not exist; name a file")
@@ -44,7 +46,15 @@ def evaluate_checkpoint(config: RunConfig, model_name: str, split: str, output: 
         "accuracy_by_label": labels_task.accuracy_by_label(scores.rows),
     }
     text = json.dumps(report, indent=2, ensure_ascii=False)
-    if output is not None and accelerator.is_main_process:
-        write_atomically(Path(output), text + "\n")
+    if output is not None:
+        on_main_rank(accelerator, lambda: _write(Path(output), text))
     accelerator.end_training()
     return text
+
+
+def _write(output: Path, text: str) -> None:
+    try:
+        write_atomically(output, text + "\n")
+    except OSError as error:
+        print(text)  # what was computed is not lost with the file
+        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -128,6 +129,12 @@ def _name_of(path: Path) -> str:
 def _refuse_other_content(folder: Path) -> None:
     if Path.cwd().is_relative_to(folder.resolve()):  # it would be renamed under the feet of whoever works in it
         raise UserError(f"--output: {folder} is where this is called, or above it; name a folder inside")
+    try:
+        there = next(parent for parent in folder.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=there):  # now, and not after the whole split was answered
+            pass
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be written: {error.strerror}; name another folder") from error
     if folder.exists() and not (folder / RECORD).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"--output: {folder} holds something else than an export; choose another")
 

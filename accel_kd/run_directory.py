@@ -26,6 +26,10 @@ _BESIDE = {"status.json", "stop", "slurm"}
 """What batch scripts and people put beside a run, or read; a directory with nothing else holds none."""
 
 
+class InUse(UserError):
+    """Another process works in a directory."""
+
+
 class RunState(StrEnum):
     """What a directory holds."""
 
@@ -229,7 +233,8 @@ def in_use(directory: RunDirectory) -> Iterator[None]:
     """Keeps `directory` for this process; the lock goes with the process, however it ends.
 
     Raises:
-        UserError: another process has it, or it cannot be made.
+        InUse: another process has it.
+        UserError: it cannot be made.
     """
     path = directory.path
     if path.exists() and not path.is_dir():
@@ -244,7 +249,7 @@ def in_use(directory: RunDirectory) -> Iterator[None]:
             # Not `flock`: processes that this one starts would share it, and outlive it by seconds where it is killed.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"run.directory: {path} is in use by a run that is going on; choose another") from error
+            raise InUse(f"run.directory: {path} is in use by a run that is going on; choose another") from error
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s cannot be locked (%s): start no second run in it", path, error.strerror)
         yield

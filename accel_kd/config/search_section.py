@@ -85,7 +85,8 @@ class SearchConfig(Section):
     seed: Seed = 0
     """Seed of the choice of settings."""
     final_seeds: Annotated[Integer, Field(ge=0)] = 3
-    """The best settings are trained anew with so many seeds (`training.seed` and those after it); 0: not at all."""
+    """The best settings are trained anew with so many seeds that no trial had, those after `training.seed`; 0: not at
+    all."""
     max_failed_trials: Annotated[Integer, Field(ge=0)] = 5
     """Trials that may fail by their own settings (a loss that is not finite, too little memory); one more ends the
     search."""

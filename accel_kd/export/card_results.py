@@ -21,7 +21,7 @@ def results(records: RunRecords) -> str:
     parts.append(
         f"In brackets: 95 % intervals (Wilson 1927) of the share among such examples. {records.summary['kept']}"
     )
-    if len(records.summary["num_examples"]) > 2:
+    if len(records.summary["num_examples"]) > 2 and records.weights_were_chosen:
         parts[-1] += " Validation chose them, so its figures are on the high side; test was scored once, at the end."
     parts += [_fidelity(records), _paired(records)]
     return "\n\n".join(part for part in parts if part)

@@ -214,7 +214,8 @@ def limits(records: RunRecords) -> str:
         "- Nothing was measured on data other than those named above, nor how it treats groups of people.",
     ]
     if not counts.get("test"):
-        lines.append("- There was no test split: the figures are of the very examples that chose the weights.")
+        chose = "examples that chose the weights" if records.weights_were_chosen else "validation split"
+        lines.append(f"- There was no test split: the figures are of the very {chose}.")
     if section["out_of_scope"] is None:
         lines.append(f"- It gives one of its {summary['num_labels']} labels to any text, also where none is right.")
     elif (found := _out_of_scope(records)) is not None:

@@ -57,6 +57,11 @@ class RunRecords:
     """The student's predictions, by split."""
     control_rows: dict[str, SplitRows]
 
+    @property
+    def weights_were_chosen(self) -> bool:
+        """Whether validation chose them, and not the last step."""
+        return bool(self.config["evaluation"]["keep"] == "best")
+
 
 def read_records(directory: RunDirectory, config: Mapping[str, Any]) -> RunRecords:
     """The records of the finished run in `directory`; `config` is its resolved recipe."""

@@ -80,7 +80,7 @@ def benchmark_models(settings: Settings, config: RunConfig | None) -> Benchmark:
     """Measures all models in all forms; `config` is the recipe whose data are used, and may be left out for runs.
 
     Raises:
-        UserError: a model, the data, a package or the device is not there, or the file for the rows cannot be written.
+        UserError: a model, the data, a package or the device is not there, or no file for the rows can be.
         RunFailure: not one form of any model could be had, or a process died while it was measured.
     """
     _check(settings)
@@ -104,7 +104,6 @@ def benchmark_models(settings: Settings, config: RunConfig | None) -> Benchmark:
     notes = keep_rows_of_runs(by_candidate, data_read_whole(config))
     if not ready:
         raise RunFailure(f"benchmark model: no form of any model could be had: {_reasons(entries)}")
-    _write(settings.json_file, measured, where)
     return Benchmark(measured, where, notes)
 
 
@@ -221,11 +220,9 @@ def _rows(
     return rows
 
 
-def _write(json_file: str | None, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
-    """All rows into the file that was asked for."""
-    if json_file is None:
-        return
-    text = json.dumps({"measured": where, "rows": rows}, indent=2, ensure_ascii=False)
+def write_rows(found: Benchmark, json_file: str) -> None:
+    """All rows into the file that was asked for; raises `UserError` where it cannot be written."""
+    text = json.dumps({"measured": found.where, "rows": found.rows}, indent=2, ensure_ascii=False)
     try:
         write_atomically(Path(json_file), text + "\n")
     except OSError as error:

@@ -32,7 +32,11 @@ def keep_rows_of_runs(rows: Sequence[tuple[Candidate, dict[str, Any]]], data: Ma
         else:
             by_run.setdefault(path, []).append(row)
     for path, own in by_run.items():
-        keep_rows(RunDirectory(path), own)
+        try:
+            keep_rows(RunDirectory(path), own)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # it may be another user's, or its file torn
+            said = " ".join(str(error).split()) or type(error).__name__
+            notes[path] = f"nothing is kept in {path}, whose measurements cannot be read or written: {said}"
     return list(notes.values())
 
 

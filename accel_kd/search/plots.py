@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +101,20 @@ def _slices(records: Sequence[TrialRecord], metric: str) -> Any:
     figure = Figure(figsize=(4.0 * len(names), 3.6), layout="constrained")
     every = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(every, names, strict=True):
+        on_axis = _on_axis([record.settings[name] for record in records])
         for outcome, colour, _ in _DRAWN:
             points = _points(records, outcome)
-            axes.scatter([_on_axis(r.settings[name]) for r, _ in points], [value for _, value in points], color=colour)
+            axes.scatter([on_axis(r.settings[name]) for r, _ in points], [value for _, value in points], color=colour)
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     every[0].set_ylabel(f"validation {metric}")
     return figure
 
 
-def _on_axis(value: Any) -> Any:
-    """Numbers are drawn as such, everything else by its name."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+def _on_axis(tried: Sequence[Any]) -> Callable[[Any], Any]:
+    """How a value is drawn: numbers as such where all that was `tried` are numbers, else each by its name."""
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried)
+    return float if are_numbers else str
 
 
 def _save(figure: Any, path: Path) -> None:

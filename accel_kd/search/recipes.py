@@ -69,11 +69,17 @@ def final_recipes(
 def _final(
     config: RunConfig, directory: SearchDirectory, number: int, settings: Mapping[str, Any], after: int
 ) -> RunConfig:
-    """The best settings with a seed that no trial had, so many `after` theirs, which was chosen with them."""
-    seed = int(settings.get("training.seed", config.training.seed)) + after
+    """The best settings with a seed that no trial had, so many `after` the last of theirs."""
+    seed = max(_seeds_of_trials(config, settings)) + after
     own = directory.final(number, seed)
     recipe = _plain(config, own, f"{directory.name}-{own.path.name}", directory, ("search", "best"))
     return _checked(_with_teacher(config, directory, with_settings(recipe, {**settings, "training.seed": seed})))
+
+
+def _seeds_of_trials(config: RunConfig, settings: Mapping[str, Any]) -> list[int]:
+    tried = config.search.searched.get("training.seed", [])
+    searched = tried if isinstance(tried, list) else [tried.high]
+    return [int(seed) for seed in [settings.get("training.seed", config.training.seed), *searched]]
 
 
 def best_recipe(config: RunConfig, directory: SearchDirectory, settings: Mapping[str, Any]) -> RunConfig:

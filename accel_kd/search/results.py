@@ -53,6 +53,7 @@ def write_results(
     shared: SharedStudy,
     best: TrialRecord | None,
     finals: Sequence[RunConfig],
+    failures: Sequence[str] = (),
 ) -> str:
     """Writes `search.json`, `search.md`, `best.yaml` and the pictures, after whichever process is writing them.
 
@@ -62,6 +63,7 @@ def write_results(
         shared: the study.
         best: the best trial, if one is complete.
         finals: the recipes of its settings with further seeds, trained.
+        failures: what is to be said of those that could not be trained.
 
     Returns:
         The results for people.
@@ -69,7 +71,7 @@ def write_results(
     claim = directory.claim("results", wait=True)
     assert claim is not None, "it was waited for"
     try:
-        return _write(config, directory, shared, best, finals)
+        return _write(config, directory, shared, best, finals, failures)
     finally:
         claim.release()
 
@@ -80,6 +82,7 @@ def _write(
     shared: SharedStudy,
     best: TrialRecord | None,
     finals: Sequence[RunConfig],
+    failures: Sequence[str],
 ) -> str:
     records = shared.records()
     metric = config.search.metric or config.evaluation.metric
@@ -102,8 +105,11 @@ def _write(
     write_atomically(directory.results, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if best is not None:
         write_atomically(directory.best, _best_text(config, directory, best, len(records)))
-    pictures = draw(directory, records, metric, shares)
-    text = _text(config, directory, records, best, trained, shares, pictures)
+    blocks = [_text(config, directory, records, best, trained, failures, shares)]
+    write_atomically(directory.table, blocks[0] + "\n")  # should a picture fail, the table is there
+    files = [directory.results.name, directory.table.name, *draw(directory, records, metric, shares)]
+    blocks.append(f"All of it is in {directory.path}: {', '.join(files)}")
+    text = "\n\n".join(blocks)
     write_atomically(directory.table, text + "\n")
     return text
 
@@ -134,8 +140,8 @@ def _text(
     records: Sequence[TrialRecord],
     best: TrialRecord | None,
     finals: Sequence[Final],
+    failures: Sequence[str],
     shares: dict[str, float] | None,
-    pictures: Sequence[str],
 ) -> str:
     metric = config.search.metric or config.evaluation.metric
     blocks = [_table(records, metric)]
@@ -148,12 +154,11 @@ def _text(
         blocks.append(f"Best: trial {best.number}, {metric} {_shown(best.value)} with {shown}")
         if finals:
             blocks.append(_finals_text(finals, metric))
+        blocks += failures
         blocks.append(
             f"accel-kd distill {directory.best} run.directory=runs/best\n"
             f"accel-kd evaluate {directory.trial(best.number).model} --recipe {directory.best}"
         )
-    files = ", ".join([directory.results.name, directory.table.name, *pictures])
-    blocks.append(f"All of it is in {directory.path}: {files}")
     return "\n\n".join(blocks)
 
 

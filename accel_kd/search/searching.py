@@ -23,7 +23,7 @@ from accel_kd.distill import run_recipe
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.errors import SettingsFailure, TrialPruned, UserError
 from accel_kd.metrics.direction import is_minimised
-from accel_kd.run_directory import RunDirectory, in_use
+from accel_kd.run_directory import InUse, RunDirectory, in_use
 from accel_kd.run_status import read_status
 from accel_kd.search.directory import SearchDirectory, open_directory, search_directory
 from accel_kd.search.recipes import final_recipes, trial_recipe
@@ -71,15 +71,14 @@ def _open(directory: SearchDirectory, worker: str | None, until: ExitStack) -> R
         own = directory.worker(worker)
         try:
             until.enter_context(in_use(own))
-        except UserError as error:
+        except InUse as error:
             raise UserError(f"--worker: {worker} is at work already; choose another name") from error
         return own
     for number in range(1, _MOST_WORKERS):
         own = directory.worker(str(number))
-        own.path.mkdir(parents=True, exist_ok=True)
         try:
             until.enter_context(in_use(own))  # the same lock as of a name, which may be a number too
-        except UserError:
+        except InUse:
             continue
         return own
     raise UserError(f"search.directory: {directory.path} has {_MOST_WORKERS} processes at work")
@@ -183,9 +182,7 @@ class _Search:
         except TrialPruned as verdict:
             return _Ended("pruned", reason=str(verdict))
         except SettingsFailure as failure:
-            # Where one rank has no memory left the others do not know of it: all must end.
-            if self._accelerator.num_processes > 1 and not failure.on_all_ranks:
-                raise
+            self._refuse_to_go_on_alone(failure)
             return _Ended("failed", reason=str(failure))
         except UserError as error:
             if not _is_about(error, assignment):
@@ -216,24 +213,29 @@ class _Search:
         """The best settings with further seeds, then the results."""
         best = best_of(records, is_minimised=is_minimised(self._metric))
         finals: list[RunConfig] = []
+        failures: list[str] = []
         if best is not None:
             finals = final_recipes(self._config, self._directory, best.number, best.settings)
+            failed = {}
             for recipe in finals:
-                self._run_final(recipe)
-            left = on_main_rank(self._accelerator, lambda: [r for r in finals if not run_directory(r).is_finished])
-            if left:
+                if reason := self._run_final(recipe):
+                    failed[recipe.training.seed] = reason
+            tried = [recipe for recipe in finals if recipe.training.seed not in failed]
+            finals = on_main_rank(self._accelerator, lambda: [r for r in tried if run_directory(r).is_finished])
+            if left := len(tried) - len(finals):
                 return (
-                    f"The best settings are still trained by {len(left)} other processes, the last of which ends the "
+                    f"The best settings are still trained by {left} other processes, the last of which ends the "
                     f"search in {self._directory.path}"
                 )
+            failures = [f"Seed {seed} of the best settings failed: {reason}" for seed, reason in failed.items()]
         return on_main_rank(
             self._accelerator,
-            lambda: write_results(self._config, self._directory, self._shared_study, best, finals),
+            lambda: write_results(self._config, self._directory, self._shared_study, best, finals, failures),
         )
 
-    def _run_final(self, recipe: RunConfig) -> None:
-        """One training of the best settings, unless another process is at it."""
-        own = run_directory(recipe)
+    def _run_final(self, recipe: RunConfig) -> str | None:
+        """One training of the best settings, unless another process is at it; returns why its settings failed."""
+        own, reason = run_directory(recipe), None
         with ExitStack() as until:
 
             def take() -> bool:
@@ -243,14 +245,24 @@ class _Search:
                 return claim is not None
 
             if not on_main_rank(self._accelerator, take):
-                return
+                return None
             logger.info("search: %s", own.path.name)
             try:
                 run_recipe(recipe, self._accelerator, Trial(self._attempt.stop, ask_nobody, self._kept))
+            except SettingsFailure as failure:
+                self._refuse_to_go_on_alone(failure)
+                reason = str(failure)
+                logger.warning("search: %s failed: %s", own.path.name, reason)
             finally:
                 self._note_progress(own)
         self._accelerator.free_memory()
         release_memory()
+        return reason
+
+    def _refuse_to_go_on_alone(self, failure: SettingsFailure) -> None:
+        """Where one rank has no memory left the others do not know of it: all must end."""
+        if self._accelerator.num_processes > 1 and not failure.on_all_ranks:
+            raise failure
 
 
 def _judged(metrics: Mapping[str, Any], name: str) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from accel_kd.config.checks import needs_teacher_signal
+from accel_kd.config.objective_section import hidden_states_term
 from accel_kd.config.schema import RunConfig
-from accel_kd.config.search_checks import number_type, values_on_grid
+from accel_kd.config.search_checks import number_type, values_on_grid, with_settings
 from accel_kd.config.search_section import RangeConfig
 from accel_kd.errors import UserError
 from accel_kd.metrics.direction import is_minimised
@@ -36,6 +37,7 @@ def write_sweep(config: RunConfig, recipe: str, overrides: Sequence[str], file: 
         UserError: each run of the sweep would fine-tune a teacher of its own, or the file cannot be written.
     """
     _refuse_fine_tuning(config)
+    _refuse_objectives_of_both_kinds(config)
     sweep = sweep_of(config, recipe, overrides)
     try:
         Path(file).write_text(yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
@@ -59,6 +61,28 @@ def _refuse_fine_tuning(config: RunConfig) -> None:
         )
 
 
+def _reads_a_store(config: RunConfig) -> bool:
+    """Whether the runs read the teacher's logits from a store, as trials do, where the recipe does not say."""
+    asks_logits = needs_teacher_signal(config.objective) and hidden_states_term(config.objective) is None
+    return asks_logits and "source" not in config.teacher.model_fields_set
+
+
+def _refuse_objectives_of_both_kinds(config: RunConfig) -> None:
+    """A sweep gives all runs one command, and a run without a teacher wants another than one with it."""
+    recipe, with_teacher = config.model_dump(mode="json"), needs_teacher_signal(config.objective)
+    for name, tried in config.search.searched.items():
+        if not name.startswith("objective.") or not (isinstance(tried, list) or config.search.sampler == "grid"):
+            continue
+        for value in values_on_grid(name, tried):
+            objective = RunConfig.model_validate(with_settings(recipe, {name: value})).objective
+            if needs_teacher_signal(objective) != with_teacher:
+                raise UserError(
+                    f"search.space.{name}: with {value} {'no' if with_teacher else 'a'} teacher is asked, and with "
+                    f"what the recipe has {'one' if with_teacher else 'none'}; a sweep gives all its runs one command: "
+                    "leave it out, or search without --wandb-sweep"
+                )
+
+
 def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What `wandb sweep` reads.
 
@@ -69,7 +93,7 @@ def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[s
     metric = section.metric or config.evaluation.metric
     directory = search_directory(config).path
     own = [one for one in overrides if not one.startswith(("search.", "run.directory="))]
-    if needs_teacher_signal(config.objective) and "source" not in config.teacher.model_fields_set:
+    if _reads_a_store(config):
         own.append("teacher.source=cached")
     own.append("run.control=false")  # it would be tracked as the very run that the student is
     script = f'exec "$0" -m accel_kd distill "$@" run.directory="{directory}/$WANDB_RUN_ID"'

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +16,9 @@ import wandb
 import yaml
 from transformers import pipeline
 
+from accel_kd import evaluate_checkpoint
+from accel_kd.cli import main
+from accel_kd.errors import EXIT_USER_ERROR
 from tests.support.processes import accel_kd, accelerate_launch, run, step_rows, succeeded, summary
 from tests.support.tiny import LABELS, write_data, write_model
 from tests.support.wandb_runs import table_of
@@ -127,6 +133,21 @@ def test_evaluating_the_student_gives_the_figures_of_its_run(
         assert scores[name] == figures[f"eval/{name}"], name
     assert scores["num_examples"] == 53
     assert scores["loss"] == pytest.approx(figures["eval/loss"], rel=1e-5)
+
+
+def test_scores_are_shown_where_no_file_takes_them(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(evaluate_checkpoint, "write_atomically", full)
+    output = tmp_path / "scores.json"
+    command = ["evaluate", str(finished[0] / "student"), "--recipe", str(finished[0] / "config.yaml")]
+    assert main([*command, "--output", str(output)]) == EXIT_USER_ERROR
+    said = capsys.readouterr()
+    assert json.loads(said.out)["accuracy"] == summary(finished[0])["test/accuracy"]
+    assert said.err.splitlines()[-1] == f"accel-kd: --output: {output} cannot be written: No space left on device"
 
 
 def test_predictions_agree_with_the_accuracy(finished: tuple[Path, str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from transformers import LongformerConfig, LongformerForSequenceClassification
 
 from accel_kd.cli import main
+from accel_kd.errors import EXIT_USER_ERROR
 from tests.support.processes import accel_kd, succeeded
 from tests.support.tiny import LABELS, WORDS, tokenizer
 
@@ -106,3 +107,11 @@ def test_what_cannot_be_measured_is_refused_in_a_line(
     assert main(["benchmark", "model", str(finished), *more]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel-kd: ")]
     assert line.startswith(f"accel-kd: {said}")
+
+
+def test_what_was_measured_is_shown_where_no_file_takes_it(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").mkdir()
+    sizes = ["--rounds", "1", "--queries", "5", "--batch", "8", "--forms", "torch", "--json", tmp_path / "rows.json"]
+    process = accel_kd("benchmark", "model", finished, *sizes)
+    assert process.returncode == EXIT_USER_ERROR and "| tiny" in process.stdout
+    assert process.stderr.splitlines()[-1].startswith(f"accel-kd: --json: {tmp_path / 'rows.json'} cannot be written")

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from accel_kd.cli import main
+from accel_kd.errors import EXIT_USER_ERROR
 from accel_kd.formats.forms import FORMS
 from accel_kd.models.loading import Checkpoint
 from accel_kd.models.weights_digest import weights_digest
@@ -203,3 +204,14 @@ def test_the_hub_is_asked_for_a_login_before_anything_is_made(run: Path, capsys:
     assert main(["export", str(run), "--to", "safetensors", "--push-to-hub", "somebody/tiny"]) == 2
     assert "--push-to-hub: HF_HUB_OFFLINE is set; unset it, or leave --push-to-hub out" in capsys.readouterr().err
     assert not (run / "exports").exists() and torch.get_num_threads() == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "deploy"
+    assert main(["export", str(finished), "--to", "safetensors", "--output", str(output)]) == EXIT_USER_ERROR
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"accel-kd: --output: {output} cannot be written: ")
+    assert not any("answers" in line for line in lines)

@@ -213,3 +213,17 @@ def test_what_is_the_trials_own_fault_is_noted_and_what_is_the_users_ends_the_se
     (tmp_path / "full" / "something").touch()
     full = forks.run(*command(tiny_data, tiny_teacher, tmp_path / "full"))
     assert full.codes == [EXIT_USER_ERROR] and "is not empty and holds no search" in full.text
+
+
+def test_a_seed_of_the_best_settings_that_fails_takes_no_result_away(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "search"
+    more = ["search.num_trials=1", "search.final_seeds=2", "search.space={training.epochs: [2]}"]
+    arguments = command(tiny_data, tiny_teacher, directory, *more)
+    # The trial takes ten steps, and so does each seed.
+    searched = forks.run(*arguments, faults=[{"at": "step", "count": 13, "do": "spoil"}]).succeeded()
+    assert "Seed 43 of the best settings failed: train/loss is" in searched.text
+    assert [final["seed"] for final in results(directory)["finals"]] == [44]
+    again = forks.run(*arguments).succeeded()
+    assert "failed" not in again.text and [final["seed"] for final in results(directory)["finals"]] == [43, 44]

@@ -238,6 +238,16 @@ def test_without_a_test_split_it_claims_no_test_figures(run: RunDirectory, confi
     assert "### Test" not in written.text and "There was no test split" in written.text
 
 
+def test_weights_that_nothing_chose_are_not_said_to_be_chosen(run: RunDirectory, config: dict[str, Any]) -> None:
+    last = {**config, "evaluation": {**config["evaluation"], "keep": "last"}}
+    assert "Validation chose them" in card(run, config).text and "Validation chose them" not in card(run, last).text
+    summary = {key: value for key, value in SUMMARY.items() if "test" not in key}
+    run.write_summary(summary | {"num_examples": {"train": 15250, "validation": 100}})
+    (run.predictions / "test.parquet").unlink()
+    assert "the very examples that chose the weights" in card(run, config).text
+    assert "the very validation split" in card(run, last).text
+
+
 def test_a_student_without_a_teacher_is_not_called_distilled(run: RunDirectory, config: dict[str, Any]) -> None:
     run.write_summary({key: value for key, value in SUMMARY.items() if not key.startswith("teacher/")})
     written = card(run, config)

@@ -74,3 +74,21 @@ def test_what_was_measured_on_the_data_of_another_run_is_not_kept(tmp_path: Path
     [note] = keep_rows_of_runs(rows, data["a"])
     assert note.startswith(f"b: nothing is kept in {tmp_path / 'b'}, whose own data are others (data.max_length)")
     assert kept(runs["a"]) == [("torch", 9.0)] and not runs["b"].measurements.exists()
+
+
+def test_a_run_that_cannot_be_written_or_whose_file_is_torn_costs_no_figure(tmp_path: Path) -> None:
+    rows = []
+    for name in ("torn", "another", "mine"):
+        directory = RunDirectory(tmp_path / name)
+        directory.path.mkdir()
+        directory.write_summary({})
+        rows.append((Candidate(name, Checkpoint(name, "model"), directory, None, {}), row("torch", 9.0)))
+    (tmp_path / "torn" / "model_benchmark.json").write_text("{")
+    (tmp_path / "another" / "model_benchmark.json").mkdir()
+    (tmp_path / "another" / "model_benchmark.json" / "x").touch()
+    notes = keep_rows_of_runs(rows, {})
+    assert [note.partition(":")[0] for note in notes] == [
+        f"nothing is kept in {tmp_path / name}, whose measurements cannot be read or written"
+        for name in ("torn", "another")
+    ]
+    assert kept(RunDirectory(tmp_path / "mine")) == [("torch", 9.0)]

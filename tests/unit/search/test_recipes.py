@@ -86,6 +86,10 @@ def test_the_best_settings_get_seeds_that_no_trial_had_and_the_control_that_the_
     assert first.tracking.name == "demo-search-best-trial-0007-seed-43"
     varied = final_recipes(config, DIRECTORY, 7, {"training.seed": 5})
     assert [recipe.training.seed for recipe in varied] == [6, 7]
+    for space in ("[1, 9, 3]", "{low: 1, high: 9}"):
+        config = load_recipe("demo", ["search.final_seeds=2", f"search.space={{training.seed: {space}}}"])
+        further = final_recipes(config, DIRECTORY, 7, {"training.seed": 3})
+        assert [recipe.training.seed for recipe in further] == [10, 11]
 
 
 def test_the_best_recipe_is_the_users_own_with_other_values() -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from accel_kd.config import load_recipe
+from accel_kd.search import results
 from accel_kd.search.directory import SearchDirectory
 from accel_kd.search.records import best_of
 from accel_kd.search.results import write_results
@@ -16,7 +21,7 @@ from accel_kd.search.study import SharedStudy
 SPACE = "search.space={objective.temperature: {low: 1, high: 20}, training.schedule: [linear, cosine]}"
 
 
-def searched(folder: Path, num_trials: int, *overrides: str) -> str:
+def searched(folder: Path, num_trials: int, *overrides: str, failures: Sequence[str] = ()) -> str:
     """Trials whose value is by the temperature alone; every sixth fails, every seventh is pruned."""
     config = load_recipe("demo", [SPACE, f"search.num_trials={num_trials}", "search.max_failed_trials=99", *overrides])
     directory = SearchDirectory(folder)
@@ -31,7 +36,7 @@ def searched(folder: Path, num_trials: int, *overrides: str) -> str:
         else:
             study.end_trial("complete", value)
     best = best_of(study.records(), is_minimised="search.metric=loss" in overrides)
-    return write_results(config, directory, study, best, [])
+    return write_results(config, directory, study, best, [], failures)
 
 
 def test_importance_is_told_of_what_mattered_and_not_where_trials_are_too_few(tmp_path: Path) -> None:
@@ -81,3 +86,31 @@ def test_a_search_without_a_complete_trial_says_so(tmp_path: Path) -> None:
     study.end_trial("failed", reason="too bad")
     text = write_results(config, SearchDirectory(tmp_path), study, None, [])
     assert "No trial is complete" in text and not (tmp_path / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        "student.dropout: [null, 0.1]", "student.dropout: [0.1, null]", "student.dropout: [0.1, 0.2]",
+        "student.layers: [2, [0, 5]]", "training.group_by_length: [true, false]",
+    ],
+)  # fmt: skip
+def test_choices_of_any_kind_are_drawn(tried: str, tmp_path: Path) -> None:
+    space = f"search.space={{objective.temperature: {{low: 1, high: 20}}, {tried}}}"
+    text = searched(tmp_path, 8, space)
+    assert "slices.png" in text and (tmp_path / "slices.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_drawn_takes_no_figure_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> NoReturn:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(results, "draw", fails)
+    with pytest.raises(ValueError, match="no picture"):
+        searched(tmp_path, 8)
+    assert "Best: trial" in (tmp_path / "search.md").read_text()
+
+
+def test_seeds_that_failed_are_told_of(tmp_path: Path) -> None:
+    text = searched(tmp_path, 3, failures=["Seed 44 of the best settings failed: train/loss is nan"])
+    assert "Seed 44 of the best settings failed: train/loss is nan" in text == (tmp_path / "search.md").read_text()[:-1]

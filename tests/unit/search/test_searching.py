@@ -42,3 +42,11 @@ def test_a_metric_that_was_not_measured_is_named() -> None:
     assert searching._judged({"accuracy": 0.5}, "accuracy") == 0.5
     with pytest.raises(UserError, match="search.metric: eval/teacher_kl is not among .*eval/accuracy"):
         searching._judged({"eval/accuracy": 0.5}, "eval/teacher_kl")
+
+
+@pytest.mark.parametrize("worker", [None, "3"])
+def test_a_place_that_cannot_be_made_is_not_called_at_work(worker: str | None, tmp_path: Path) -> None:
+    (tmp_path / "study.journal").touch()
+    (tmp_path / "workers").touch()
+    with pytest.raises(UserError, match=r"run.directory: .*workers/\d cannot be made or written"):
+        place(tmp_path, worker)

@@ -10,7 +10,8 @@ import yaml
 
 from accel_kd import cli
 from accel_kd.config import load_recipe
-from accel_kd.search.wandb_sweep import sweep_of
+from accel_kd.errors import UserError
+from accel_kd.search.wandb_sweep import sweep_of, write_sweep
 
 
 def sweep(*overrides: str) -> dict[str, Any]:
@@ -83,3 +84,20 @@ def test_the_command_writes_it_and_trains_nothing(tmp_path: Path, capsys: pytest
         assert cli.main([*tuned, *more]) == 2 and not file.exists()
         assert capsys.readouterr().err.startswith(f"accel-kd: {place}")
     assert cli.main(["search", "demo", "--worker", "a/b"]) == 2
+
+
+def test_runs_read_the_store_where_trials_would() -> None:
+    command = sweep("search.space={training.epochs: [1, 2]}")["command"]
+    assert "teacher.source=cached" in command
+    hidden = "{type: forward_kl, weight: 1}, {type: hidden_states, layers: {1: 2}, weight: 1}"
+    terms = f"objective={{terms: [{hidden}]}}"
+    command = sweep(terms, "search.space={training.epochs: [1, 2]}")["command"]
+    assert not any(word.startswith("teacher.source") for word in command)
+
+
+@pytest.mark.parametrize("space", ["[0.5, 1]", "{low: 0, high: 1, step: 0.5}"])
+def test_values_that_ask_no_teacher_are_refused_since_all_runs_have_one_command(space: str, tmp_path: Path) -> None:
+    overrides = [f"search.space={{objective.alpha: {space}}}", "search.sampler=grid", "teacher.finetune=null"]
+    config = load_recipe("demo", overrides)
+    with pytest.raises(UserError, match=r"search.space.objective.alpha: with 1.* no teacher is asked"):
+        write_sweep(config, "demo", overrides, str(tmp_path / "sweep.yaml"))
