@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # No test may ask a network; a library that tries fails at once instead of waiting for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import torch
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,6 +23,9 @@ from tests.support.forks import Forks
 from tests.support.tiny import write_data, write_model
 
 torch.set_num_threads(1)
+# The same examples in every run, and no time limit: another process may have the processor for as long as it likes.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ PROGRAM = (sys.executable, "-m", "accel_kd")
 """`accel-kd`, by the Python that runs this."""
 
 _SESSION = 3
+_SECONDS_TO_END = 5.0
 """Place of the session in `/proc/<pid>/stat` behind the name, where the state has place 0."""
 
 
@@ -38,9 +39,17 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
         if process.poll() is None:
             process.kill()
             process.wait()
-        for member in session_members(process.pid):
+        _end_all(process.pid)
+
+
+def _end_all(session: int) -> None:
+    """Kills the processes of a session, and waits for their end, though not for one that the system holds."""
+    given_up = time.monotonic() + _SECONDS_TO_END
+    while (members := session_members(session)) and time.monotonic() < given_up:
+        for member in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 def run_to_end(command: Sequence[str], log: Path) -> None:

@@ -114,7 +114,8 @@ def ways(config: RunConfig, ranks: int, batch_size: int, *, on_gpu: bool) -> lis
         Way(
             "killed and resumed",
             _BITS,
-            (whole, "checkpoint.every_steps=1"),
+            # That of the middle, by which it is killed, stays for some steps more.
+            (whole, "checkpoint.every_steps=1", "checkpoint.keep_last=4"),
             equals=OWN_OPTIMIZER,
             is_killed=True,
             says="goes on after step",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,11 @@ def test_killed_and_started_again_a_run_ends_bit_for_bit_as_if_it_never_was(
     settings = [*_ADAMW, "checkpoint.every_steps=4", "training.micro_batch_size=4", "checkpoint.background=true"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs.start(whole, *settings, strategy=strategy).succeeded()
-    fault = {"at": "step", "count": 7, "do": "kill", "rank": 1}
+    # The checkpoint of step 8 waits for that of step 4, and is itself written beside the next steps.
+    fault = {"at": "step", "count": 9, "do": "kill", "rank": 1}
     assert runs.start(killed, *settings, strategy=strategy, faults=[fault]).codes[1] == -9
     again = runs.start(killed, *settings, strategy=strategy).succeeded()
-    assert "goes on after step 4 of 13" in again.text
+    assert re.search("goes on after step [48] of 13", again.text)
     assert differences(whole, killed) == []
 
 

@@ -92,7 +92,7 @@ def test_a_search_waits_for_the_store_and_trains_once_for_each_line(cluster: Clu
 def test_the_tasks_of_an_array_work_at_one_search(cluster: Cluster, folder: Path) -> None:
     ((script, job),) = submitted(
         cluster, folder, "recipe.yaml", "--gpus-per-node", "0", "--time", "0:10:00", "--search", "2",
-        "search.num_trials=5", "search.final_seeds=1", "search.space={objective.alpha: {low: 0.1, high: 0.9}}",
+        "search.num_trials=12", "search.final_seeds=1", "search.space={objective.alpha: {low: 0.1, high: 0.9}}",
         "run.directory=by two",
     )  # fmt: skip
     base = folder / "by two-search"
@@ -101,9 +101,9 @@ def test_the_tasks_of_an_array_work_at_one_search(cluster: Cluster, folder: Path
     of_workers = [logs(base / "workers" / str(number)) for number in (1, 2)]
     assert [task["JobState"] for task in tasks] == ["COMPLETED"] * 2, of_workers
     found = results(base)
-    assert [trial["outcome"] for trial in found["trials"]] == ["complete"] * 5 and len(found["finals"]) == 1
+    assert [trial["outcome"] for trial in found["trials"]] == ["complete"] * 12 and len(found["finals"]) == 1
     begun = [len(re.findall(r"search: trial \d+ begins", text)) for text in of_workers]
-    assert sum(begun) == 5 and min(begun) > 0, "each task had a share"
+    assert sum(begun) == 12 and min(begun) > 0, "each task had a share"
 
 
 def test_where_the_store_cannot_be_filled_no_training_stays_in_the_queue(cluster: Cluster, folder: Path) -> None:

@@ -120,14 +120,14 @@ def runs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.wait("time is up", has_begun, "its first checkpoints")
     limited = f"JobId={runs.ids['time is up']}"
     with held(ranks_of(runs.folder / "time is up")):
-        # The limit comes near while the run stands still. SLURM looks for such jobs every half minute.
-        running = datetime.now() - datetime.fromisoformat(cluster.job(runs.ids["time is up"])["StartTime"])
-        cluster.run("scontrol", "update", limited, f"TimeLimit={2 + int(running.total_seconds() / 60)}")
         runs.wait("requeued", has_begun, "its first checkpoints")
         cluster.run("scontrol", "requeue", runs.ids["requeued"])
         runs.start("one rank", *_ONE_RANK)
         runs.start("two nodes", *_TWO_NODES)
         runs.start("no time", *_ONE_RANK, "--time", "0:30:00", "run.stop_before=1800s")
+        # The limit comes near while the run stands still. SLURM looks for such jobs every half minute.
+        running = datetime.now() - datetime.fromisoformat(cluster.job(runs.ids["time is up"])["StartTime"])
+        cluster.run("scontrol", "update", limited, f"TimeLimit={2 + int(running.total_seconds() / 60)}")
         runs.wait("time is up", was_asked_to_stop, "the signal before its limit")
         cluster.run("scontrol", "update", limited, "TimeLimit=30")
     return runs

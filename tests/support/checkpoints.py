@@ -162,10 +162,14 @@ def main(scenario: str, folder: Path) -> None:
     for size, kills in ((30, range(1, 200)), (500, range(15))):
         original = folder / f"original-{size}"
         write(original, 1, size=size)
-        started = time.perf_counter()
-        shutil.copytree(original, folder / "timed")
-        work(folder / "timed", size)
-        duration = time.perf_counter() - started
+        durations = []
+        for number in range(3):  # the first one may wait for the disk
+            shutil.copytree(original, folder / f"timed-{size}-{number}")
+            started = time.perf_counter()
+            work(folder / f"timed-{size}-{number}", size)
+            durations.append(time.perf_counter() - started)
+            shutil.rmtree(folder / f"timed-{size}-{number}")
+        duration = min(durations)
         for kill in kills:
             root = folder / f"{size}-{kill}"
             shutil.copytree(original, root)
@@ -179,7 +183,6 @@ def main(scenario: str, folder: Path) -> None:
             shutil.rmtree(root)
             if size == 30 and how is None:
                 break
-        shutil.rmtree(folder / "timed")
     print(json.dumps(results))
 
 

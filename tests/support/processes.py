@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -17,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 _MODULE = ["-m", "accel_kd"]
 # A launched rank takes its share of the cores else; `tests/conftest.py` says why a test wants one.
 _ONE_THREAD = "run.threads=1"
+_FIRST_PORT, _PORTS_OF_A_WORKER = 10000, 2000
+"""Below those of SLURM's jobs, and of the ports that Linux gives to whoever asks for any."""
+_ports = itertools.count()
 
 
 def run(command: Sequence[str | Path], *, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,10 +61,14 @@ def succeeded(process: subprocess.CompletedProcess[str]) -> subprocess.Completed
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that nobody else is given before it is used: not one of those that the system
+    gives to whoever asks for any, nor one of another worker's."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = _FIRST_PORT + _PORTS_OF_A_WORKER * worker + next(_ports) % _PORTS_OF_A_WORKER
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def step_rows(directory: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,11 @@ def attempt(
         assert finished.returncode == -9, terminal
         return {"returncode": finished.returncode}
     return {"error": None, **json.loads(result_file.read_text()), "terminal": terminal, "returncode": 0}
+
+
+def next_second() -> None:
+    """Between two offline attempts at one run: wandb names a part's folder by the second of its start."""
+    time.sleep(1.1)
 
 
 def expected_row(index: int, num_more: int = 0) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from accel_kd.comparison.read_run import flattened
 from accel_kd.comparison.wandb_offline import OfflineRun, read_offline
 from accel_kd.errors import UserError
 from tests.support.compared_runs import accuracies, write_run
-from tests.support.wandb_runs import RUN, attempt, records_of, run_files
+from tests.support.wandb_runs import RUN, attempt, next_second, records_of, run_files
 
 _TABLES = """
 columns = ["id", "label", "argmax", "confidence", "loss", "teacher_argmax", "teacher_kl", "label_name", "argmax_name"]
@@ -34,6 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     attempt(homes["one"], end=2, status="stopped")
     homes["stopped"] = homes["one"].with_name("stopped")
     shutil.copytree(homes["one"], homes["stopped"])
+    next_second()
     attempt(homes["one"], num_rows=2, end=3, before_end=_TABLES.replace("WRONG", "9"))
     attempt(homes["two"], before_end=_TABLES.replace("WRONG", "1"))
     attempt(homes["plain"])

@@ -51,5 +51,6 @@ def test_bf16_without_instructions_for_it_is_warned_of(
     precision: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(bf16, "multiplies_bf16", lambda: has_bf16)
+    monkeypatch.setattr(bf16, "_agreed", None)
     startup.start(precision, cpu_matmul="blas")
     assert ("training.precision: bf16" in caplog.text) is (precision == "bf16" and not has_bf16)

@@ -18,6 +18,7 @@ from tests.support.wandb_runs import (
     KILL_WITH_WANDB_CORE,
     attempt,
     history_of,
+    next_second,
     records_of,
     run_files,
     run_id,
@@ -157,6 +158,7 @@ def test_names_have_the_characters_that_wandb_takes(name: str, expected: str) ->
 
 def test_a_killed_run_that_was_gone_on_with_syncs_as_one_with_its_lineage(tmp_path: Path, student: Path) -> None:
     attempt(tmp_path, inputs=[DATA], end=3, after_first_row=KILL_WITH_WANDB_CORE)
+    next_second()
     attempt(tmp_path, inputs=[DATA], num_rows=1, end=3, before_end=PRODUCE.format(folder=student) + SHOW)
     assert len(run_files(tmp_path)) == 2
     with wandb_server() as (runs, environ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests.support.wandb_runs import (
     attempt,
     expected_row,
     history_of,
+    next_second,
     records_of,
     run_files,
     run_id,
@@ -53,10 +53,6 @@ def assert_each_once(rows: Sequence[dict[str, Any]], num_rows: int, num_more: in
     in_order = sorted(rows, key=lambda row: row["_step"])
     assert [row["_step"] for row in in_order] == list(range(num_rows))
     assert [without_own(row) for row in in_order] == [expected_row(index, num_more) for index in range(num_rows)]
-
-
-def next_second() -> None:
-    time.sleep(1.1)  # wandb names a part's folder by the second of its start
 
 
 @pytest.mark.parametrize("kill", [KILL, KILL_WITH_WANDB_CORE], ids=["python", "python and wandb-core"])
