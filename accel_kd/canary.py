@@ -40,7 +40,7 @@ def refuse_other_answers(
 
     Args:
         reader: the store.
-        places: row of the store for each of `rows` `[n]`, all there.
+        places: row of the store for each of `rows` `[n]`, -1 where it has none; such rows are not looked at.
         rows: what the teacher reads.
         teacher: gives logits in its own column order.
         num_rows: how many rows are looked at.
@@ -50,7 +50,8 @@ def refuse_other_answers(
     Raises:
         UserError: a row that differs by more than rounding.
     """
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:num_rows]
+    there = np.flatnonzero(places >= 0)
+    chosen = there[np.random.default_rng(seed).permutation(len(there))[:num_rows]]
     dtype = next(teacher.model.parameters()).dtype
     again = teacher.signal(rows.batch(chosen)).logits.cpu()
     compare(lambda: _compare(reader, places, rows, chosen, again, _ROUNDING[dtype]))

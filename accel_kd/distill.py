@@ -24,14 +24,15 @@ from accel_kd.assembly.models import (
     student_maker,
 )
 from accel_kd.assembly.objectives import describe, hard_labels_only, objective, without_teacher
-from accel_kd.assembly.runs import budget, model_run
+from accel_kd.assembly.runs import DATA_DIGEST, budget, model_run
 from accel_kd.assembly.session import Kept, Session, Trial, open_run_directory, run_directory, start, task
 from accel_kd.assembly.teacher_scores import score_teacher
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
-from accel_kd.distributed.collectives import on_main_rank
+from accel_kd.distributed.collectives import on_main_rank, refuse_other_data_on_other_ranks
 from accel_kd.distributed.seeding import seed_everywhere, use_deterministic_algorithms
+from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
 from accel_kd.export.results import figures_of
 from accel_kd.model_run import is_done, run_model
@@ -103,6 +104,7 @@ def train_all(
     data = kept.once("data", what_makes_data(config), lambda: read_data(config))
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
+    refuse_other_data_on_other_ranks(accelerator, data.digest)
     labels_task = task(config, data.label_names)
     session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt, trial)
     check_same_tokens(session)
@@ -141,11 +143,30 @@ def prepare_teacher(session: Session) -> FoundTeacher:
         columns = columns_by_name(names_in_order(model_config), session.data.label_names, "teacher.model")
         return FoundTeacher(source, columns, is_finetuned_here=False)
     directory = session.directory.part("teacher")
-    if on_main_rank(session.accelerator, lambda: directory.is_finished):
+    finetuned = Checkpoint(str(directory.model), "teacher.finetune")
+    if on_main_rank(session.accelerator, lambda: _is_of_these_data(session, directory)):
         logger.info("teacher: fine-tuned before, taken from %s", directory.model)
     else:
         finetune_teacher(session, source, directory)
-    return FoundTeacher(Checkpoint(str(directory.model), "teacher.finetune"), None, is_finetuned_here=True)
+    columns = columns_by_name(names_in_order(load_config(finetuned)), session.data.label_names, "teacher.finetune")
+    return FoundTeacher(finetuned, columns, is_finetuned_here=True)
+
+
+def _is_of_these_data(session: Session, directory: RunDirectory) -> bool:
+    """Whether a part of the run is finished, and then on these data.
+
+    Raises:
+        UserError: it was trained on others.
+    """
+    if not directory.is_finished:
+        return False
+    before = directory.read_summary().get(DATA_DIGEST, session.data.digest)  # older ones do not say
+    if before != session.data.digest:
+        raise UserError(
+            f"data.path: {directory.path} holds a model of other examples or labels than these; choose another "
+            "run.directory, or put the data back"
+        )
+    return True
 
 
 def finetune_teacher(session: Session, source: Checkpoint, directory: RunDirectory) -> None:
@@ -220,7 +241,11 @@ def train_students(session: Session, teacher: FoundTeacher | None) -> None:
         "facts": facts,
     }
     control = session.directory.part("control")
-    if config.run.control and not on_main_rank(accelerator, lambda: is_done(control, shared["budget"].steps)):
+
+    def control_is_done() -> bool:
+        return _is_of_these_data(session, control) and is_done(control, shared["budget"].steps)
+
+    if config.run.control and not on_main_rank(accelerator, control_is_done):
         loss = without_teacher(config.objective)
         run = model_run(
             session,

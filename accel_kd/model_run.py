@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from accel_kd.checkpoints.disk import disk_failures
 from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.errors import StopRequested, TrialPruned, UserError
 from accel_kd.evaluation import Scores
@@ -69,7 +70,7 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
             training = Training(accelerator, run, checkpoint)
             summary = _train_and_test(accelerator, run, training)
         # Before the tracker ends, which may wait for minutes: a batch job that is killed meanwhile has its results.
-        on_main_rank(accelerator, lambda: run.directory.write_summary(summary))
+        on_main_rank(accelerator, lambda: _write_summary(run, summary))
         training.checkpoints.finish(run.keep_when_finished)
         status = RunStatus.FINISHED
     except StopRequested:
@@ -110,7 +111,12 @@ def _export(accelerator: Accelerator, run: ModelRun, training: Training) -> str:
     exported = without_projections(training.model)
     gathered = [exported_weights(training.model, training.engine.weights())]
     # Taken out of the list, so that rank 0 does not hold them beside what it reads back.
-    on_main_rank(accelerator, lambda: write_model(exported, gathered.pop(), run.tokenizer, run.directory.model))
+
+    def write() -> None:
+        with disk_failures(run.directory.model):
+            write_model(exported, gathered.pop(), run.tokenizer, run.directory.model)
+
+    on_main_rank(accelerator, write)
     read = read_weights(exported, run.directory.model)
     training.engine.load_weights(trained_weights(training.model, read), others_stay=True)
     return on_main_rank(accelerator, lambda: weights_sha256(run.directory.model))
@@ -203,11 +209,18 @@ def _summary(
     }
 
 
+def _write_summary(run: ModelRun, summary: Mapping[str, Any]) -> None:
+    with disk_failures(run.directory.summary):
+        run.directory.write_summary(summary)
+
+
 def _record(run: ModelRun, summary: Mapping[str, Any], scores: Scores, test: Scores | None) -> None:
     names = run.task.label_names
-    write_predictions(run.directory.predictions / "validation.parquet", run.validation.ids, scores.rows, names)
+    with disk_failures(run.directory.predictions):
+        write_predictions(run.directory.predictions / "validation.parquet", run.validation.ids, scores.rows, names)
+        if run.test is not None and test is not None:
+            write_predictions(run.directory.predictions / "test.parquet", run.test.ids, test.rows, names)
     if run.test is not None and test is not None:
-        write_predictions(run.directory.predictions / "test.parquet", run.test.ids, test.rows, names)
         _show(run, run.test.ids, test.rows)
     run.tracker.summarise(summary)
     figures = {name: value for name, value in summary.items() if name.startswith(("eval/", "test/"))}

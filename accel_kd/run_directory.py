@@ -265,15 +265,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def flush(path: Path) -> None:
-    """Returns when a file's bytes, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The settings that differ, as `section.setting: old value there, new value here`."""
     found = []

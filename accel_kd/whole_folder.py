@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,5 +25,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(former, ignore_errors=True)
     if folder.exists():
         folder.rename(former)
+    # On the disk before its name says that it is whole, and before anybody deletes what it was made from.
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        flush(path)
+    flush(temporary)
     temporary.rename(folder)
+    flush(folder.parent)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Returns when a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

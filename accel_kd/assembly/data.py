@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,7 @@ def read_data(config: RunConfig) -> LabelledSplits:
     if data.labelled_fraction < 1.0:
         rows = [row for row in content_order(train.ids, "labelled") if train.labels[row] != IGNORED_LABEL]
         train = train.without_labels(rows[max(1, round(data.labelled_fraction * len(rows))) :])
-    return LabelledSplits({**labelled.splits, "train": train}, labelled.label_names)
+    return replace(labelled, splits={**labelled.splits, "train": train})
 
 
 def what_makes_data(config: RunConfig) -> str:

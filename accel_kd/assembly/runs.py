@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accel_kd.assembly.data import HeldOut
+from accel_kd.assembly.models import teacher_dtype
 from accel_kd.assembly.session import Session
 from accel_kd.config.schema import RunConfig, TrainingConfig
 from accel_kd.data.loaders import TrainingLoader
@@ -31,6 +32,9 @@ from accel_kd.tracking import (
 from accel_kd.training.loop import LoopSettings, ask_nobody
 from accel_kd.training.phases import MeasuredPhases, Phases
 from accel_kd.training.resuming import CheckpointSettings
+
+TEACHER_WEIGHTS, DATA_DIGEST = "teacher/weights_sha256", "data/digest"
+"""Entries of a summary."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ def model_run(
     """One model's training; `facts` are further entries of its summary, `inputs` what it is made from."""
     config = session.config
     metric = config.evaluation.metric
+    made_from = {"data.path": session.data.digest}
+    if teacher is not None:
+        made_from["teacher.model"] = f"weights {facts[TEACHER_WEIGHTS][:16]} in {teacher_dtype(session)}"
     part = "student" if job_type == "distill" else job_type
     return ModelRun(
         title=job_type,
@@ -92,7 +99,7 @@ def model_run(
             patience=training.early_stopping_patience,
         ),
         optimizer=_optimizer(training),
-        checkpoints=_checkpoints(session, directory, training, loader, budget),
+        checkpoints=_checkpoints(session, directory, training, loader, budget, made_from),
         # Students may be given more epochs; what a teacher learnt longer would be another run's.
         keep_when_finished=config.checkpoint.when_finished == "keep" and job_type != "teacher",
         max_nonfinite_steps=training.max_nonfinite_steps,
@@ -103,7 +110,7 @@ def model_run(
         record=run_record(session, job_type, inputs),
         tracker=tracker_of(session, directory),
         bar=config.run.progress,
-        facts=facts,
+        facts={**facts, DATA_DIGEST: session.data.digest},
         check_stop=session.attempt.stop.check,
         phases=_phases(session, directory),
         texts=session.data.texts_by_id() if config.tracking.texts else None,
@@ -132,7 +139,12 @@ def _optimizer(training: TrainingConfig) -> OptimizerSettings:
 
 
 def _checkpoints(
-    session: Session, directory: RunDirectory, training: TrainingConfig, loader: TrainingLoader, budget: Budget
+    session: Session,
+    directory: RunDirectory,
+    training: TrainingConfig,
+    loader: TrainingLoader,
+    budget: Budget,
+    made_from: Mapping[str, str],
 ) -> CheckpointSettings:
     config = session.config
     ids = hashlib.blake2b("\n".join(sorted(loader.split.ids)).encode(), digest_size=16)
@@ -144,6 +156,7 @@ def _checkpoints(
         background=config.checkpoint.background,
         seed=training.seed,
         train_examples=ids.hexdigest(),
+        made_from=made_from,
         must_resume=config.run.resume == "must",
         tracker_run_id=directory.wandb_run_id,
         facts={

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from accel_kd.assembly.attempt import Attempt
+from accel_kd.checkpoints.disk import disk_failures
 from accel_kd.config.checks import needs_teacher_signal
 from accel_kd.config.identity import identity
 from accel_kd.config.load import to_yaml
@@ -105,6 +106,11 @@ def open_run_directory(config: RunConfig, until: ExitStack, *, may_reopen: bool 
     if config.run.resume == "must" and not run_directory(config).config.is_file():
         raise UserError(f"run.resume: must, but {run_directory(config).path} holds no run")
     until.enter_context(in_use(run_directory(config)))
+    with disk_failures(run_directory(config).config):
+        return _opened(config, may_reopen)
+
+
+def _opened(config: RunConfig, may_reopen: bool) -> RunState:
     return open_run(
         run_directory(config),
         config_text=to_yaml(config),

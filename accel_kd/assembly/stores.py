@@ -28,7 +28,7 @@ from accel_kd.logit_store.catalogue import folder_of, nearest_difference
 from accel_kd.logit_store.diagnostics import dark_knowledge
 from accel_kd.logit_store.encoding import Encoding, encoding_of
 from accel_kd.logit_store.keys import low_bytes_beside, short_keys, stored_bytes
-from accel_kd.logit_store.manifest import MANIFEST, Manifest, ShardEntry, fingerprint_of
+from accel_kd.logit_store.manifest import MANIFEST, Manifest, ShardEntry, fingerprint_of, read_manifest
 from accel_kd.logit_store.reader import StoreReader, open_store
 from accel_kd.logit_store.receipt import receipt_of
 from accel_kd.logit_store.writer import (
@@ -145,13 +145,15 @@ def open_complete(session: Session, place: StorePlace, teacher: FoundTeacher) ->
 def open_existing(session: Session, place: StorePlace) -> StoreReader | None:
     """The store as it is, its bytes checked by all ranks together; None where there is none yet."""
     accelerator, folder = session.accelerator, place.folder
-    if not on_main_rank(accelerator, lambda: (folder / MANIFEST).is_file()):
+    # One for all ranks: another job may replace it at any time.
+    manifest = on_main_rank(accelerator, lambda: read_manifest(folder) if (folder / MANIFEST).is_file() else None)
+    if manifest is None:
         return None
     identity, ranks = place.description.identity, accelerator.num_processes
     opened: list[StoreReader] = []
     on_every_rank(
         accelerator,
-        lambda: opened.append(open_store(folder, identity, rank=accelerator.process_index, world_size=ranks)),
+        lambda: opened.append(open_store(folder, identity, manifest, rank=accelerator.process_index, world_size=ranks)),
     )
     return opened[0]
 

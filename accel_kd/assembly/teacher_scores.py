@@ -23,7 +23,8 @@ def score_teacher(
     """The teacher's own scores, kept to compare students with; `shape` is the teacher without its weights.
 
     Raises:
-        UserError: it scores no better than by guessing and its labels have no names, so that their order is unknown.
+        UserError: it scores no better than by guessing, and its labels or the data's have no names, so that nothing but
+            their order says which are which.
     """
     scores = scored.validation.score_teacher(source)
     logger.info("teacher: validation accuracy %.4f", scores.metrics["accuracy"])
@@ -34,15 +35,21 @@ def score_teacher(
             f"balanced accuracy {balanced:.4f} on {scored.validation.num_examples} validation examples, where guessing "
             f"gives up to {min(threshold, 1.0):.4f}"
         )
-        unnamed = are_unnamed(names_in_order(shape.config))
+        unnamed, numbers = are_unnamed(names_in_order(shape.config)), session.data.are_numbers_of_others
         if teacher.is_finetuned_here:
             found = f"teacher.finetune: the teacher learnt next to nothing: {found}"
-        elif session.config.teacher.accept_chance_accuracy or not unnamed:
+        elif session.config.teacher.accept_chance_accuracy or not (unnamed or numbers):
             found = f"teacher.model: {found}"
         else:
+            mixed_up = (
+                "its labels, which have no names in its config.json, stand in another order than the data's; name them "
+                "there"
+                if unnamed
+                else "the data's labels, integers that were taken for the numbers of its labels, have another order; "
+                "give their names (data.label_names)"
+            )
             raise UserError(
-                f"teacher.model: {found}: probably its labels, which have no names in its config.json, stand in "
-                "another order than the data's; name them there, or go on with teacher.accept_chance_accuracy=true"
+                f"teacher.model: {found}: probably {mixed_up}, or go on with teacher.accept_chance_accuracy=true"
             )
         if session.accelerator.is_main_process:
             logger.warning(found)

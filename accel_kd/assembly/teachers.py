@@ -17,6 +17,7 @@ from accel_kd.assembly.lineage import store_artifact
 from accel_kd.assembly.models import FoundTeacher, streaming_teacher
 from accel_kd.assembly.objectives import objective
 from accel_kd.assembly.placement import teacher_placement
+from accel_kd.assembly.runs import TEACHER_WEIGHTS
 from accel_kd.assembly.session import Session
 from accel_kd.assembly.stores import StorePlace, locate_store, open_complete, open_existing, seal_with_receipt
 from accel_kd.canary import refuse_other_answers, refuse_other_labels
@@ -31,13 +32,11 @@ from accel_kd.teachers.base import TeacherSource
 from accel_kd.teachers.cached import CachedTeacher
 from accel_kd.teachers.placement import release_memory
 from accel_kd.teachers.resident import ResidentTeacher, has_one_position_each, resident_bytes
-from accel_kd.teachers.streaming import STEADY_ROWS
+from accel_kd.teachers.streaming import STEADY_ROWS, StreamingTeacher
 from accel_kd.teachers.write_through import ScoringTeacher, WriteThroughTeacher
 from accel_kd.tracking import ArtifactRecord
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = "teacher/weights_sha256"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def teacher_for_run(
         placement = teacher_placement(session, teacher, beside_student=True)
         streaming = streaming_teacher(session, teacher, teacher.columns, min_rows, layers, placement=placement)
         sha256 = on_main_rank(session.accelerator, lambda: weights_digest(teacher.checkpoint))
-        facts = {_WEIGHTS: sha256}
+        facts = {TEACHER_WEIGHTS: sha256}
         return TeacherForRun(streaming, streaming.without_hidden_states(), splits, facts, lambda: None)
     served = served_splits(session, splits)
     place, numbered = locate_store(session, teacher, shape, tokenizer, served)
@@ -173,8 +172,11 @@ def _write_through(
 
     reader = seal(lambda: None)
     placement = teacher_placement(session, teacher, beside_student=True)
+    streaming = streaming_teacher(session, teacher, columns=None, placement=placement)
+    if reader is not None:
+        on_main_rank(accelerator, lambda: _look_over_what_is_there(session, place, reader, streaming))
     source = WriteThroughTeacher(
-        streaming_teacher(session, teacher, columns=None, placement=placement),
+        streaming,
         reader,
         place.rows.keys,
         place.label_columns,
@@ -186,8 +188,6 @@ def _write_through(
         provides=place.encoding.provides,
         read=partial(_stored, session, place, splits["train"]),
     )
-    if reader is not None:
-        on_main_rank(accelerator, lambda: _look_over_what_is_there(place, reader))
 
     def finish() -> None:
         source.finish()
@@ -197,14 +197,20 @@ def _write_through(
     scoring: TeacherSource = ScoringTeacher(source)
     if not keeps_all:
         scoring = streaming_teacher(session, teacher, teacher.columns, placement=placement)
-    facts = {"store/path": str(place.folder), _WEIGHTS: place.description.identity["teacher"]["weights"]}
+    facts = {"store/path": str(place.folder), TEACHER_WEIGHTS: place.description.identity["teacher"]["weights"]}
     return TeacherForRun(source, scoring, splits, facts, finish)
 
 
-def _look_over_what_is_there(place: StorePlace, reader: StoreReader) -> None:
+def _look_over_what_is_there(
+    session: Session, place: StorePlace, reader: StoreReader, teacher: StreamingTeacher
+) -> None:
+    """As `_look_over`, of those rows that the store has already."""
     places = reader.lookup(place.rows.keys)
     there = places >= 0
     refuse_other_labels(reader, places[there], place.label_columns[there])
+    num_rows = session.config.teacher.store.canary_rows
+    if num_rows and there.any():
+        refuse_other_answers(reader, places, place.rows, teacher, num_rows, session.config.training.seed)
 
 
 def _write(place: StorePlace, builder: ShardBuilder) -> None:
@@ -223,5 +229,5 @@ def _facts(place: StorePlace, reader: StoreReader) -> dict[str, Any]:
     receipt = reader.manifest.receipt
     named = ("num_bytes", "bytes_per_position", "mass_kept_mean", "kl_mean", "kl_max", "argmax_agreement")
     facts = {f"store/{name}": receipt[name] for name in named if name in receipt}
-    facts[_WEIGHTS] = place.description.identity["teacher"]["weights"]
+    facts[TEACHER_WEIGHTS] = place.description.identity["teacher"]["weights"]
     return {"store/path": str(place.folder), "store/fingerprint": place.description.fingerprint, **facts}

@@ -34,7 +34,8 @@ from accel_kd.checkpoints.manifest import (
 )
 from accel_kd.checkpoints.reader import published, read_folder
 from accel_kd.errors import RunFailure
-from accel_kd.run_directory import flush, write_atomically
+from accel_kd.run_directory import write_atomically
+from accel_kd.whole_folder import flush
 
 Content: TypeAlias = Mapping[str, Mapping[str, Tensor] | dict[str, Any]]
 """File name -> tensors on the CPU (`*.safetensors`) or a JSON value of finite numbers, lists and dicts (`*.json`)."""

@@ -15,9 +15,10 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     kept["teacher"] = {k: v for k, v in settings["teacher"].items() if k not in not_of_it}
     if "store" in kept["teacher"]:
         kept["teacher"]["store"] = {"encoding": settings["teacher"]["store"]["encoding"]}
-    # All ways of taking a step are one step.
-    not_of_it = {"max_nonfinite_steps", "num_workers", "step_mode"}
+    # All ways of taking a step are one step, in however many pieces its batch is taken.
+    not_of_it = {"max_nonfinite_steps", "num_workers", "step_mode", "micro_batch_size"}
     kept["training"] = {k: v for k, v in settings["training"].items() if k not in not_of_it}
+    kept["evaluation"] = {k: v for k, v in settings["evaluation"].items() if k != "micro_batch_size"}
     # Where the data live changes no batch, nor what the teacher is made of.
     kept["data"] = {k: v for k, v in settings["data"].items() if k != "resident_megabytes"}
     return kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,21 @@ class LabelledSplits:
 
     splits: dict[str, Examples]
     label_names: list[str]
+    are_numbers_of_others: bool = False
+    """Whether the labels were integers without names, taken for the numbers of `other_names`: nothing proves that."""
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each split's examples, whatever their order: another row, or another label, gives another one."""
+        return {
+            name: hashlib.blake2b("\n".join(sorted(examples.ids)).encode(), digest_size=16).hexdigest()
+            for name, examples in sorted(self.splits.items())
+        }
+
+    @property
+    def digest(self) -> str:
+        """Of all splits."""
+        return hashlib.blake2b("\n".join(self.digests.values()).encode(), digest_size=16).hexdigest()
 
     def texts_by_id(self) -> dict[str, str]:
         """Each example's text, of all splits."""
@@ -57,7 +74,7 @@ def encode_labels(
     given = [value for value in splits["train"].labels if value is not None]
     if not given:
         raise UserError("data.label: no train row has a label; some must, also where a teacher answers for the rest")
-    by_name = isinstance(given[0], str)
+    by_name, are_numbers_of_others = isinstance(given[0], str), False
     if by_name:
         names = (
             list(label_names)
@@ -65,12 +82,14 @@ def encode_labels(
             else sorted({str(value) for value in given}, key=_with_numbers_in_order)
         )
     else:
-        names = _names_of_integers(given, label_names, other_names)
+        theirs = None if label_names is not None else other_names()
+        names = _names_of_integers(given, label_names, theirs)
+        are_numbers_of_others = names == list(theirs or ())
     train = _encode(splits["train"], "train", names, by_name)
     if len(names) < 2:
         raise UserError(f"data.label: only one label ({names[0]!r}) in the train split; a classifier needs two")
     held_out = {split: _encode(raw, split, names, by_name) for split, raw in splits.items() if split != "train"}
-    return LabelledSplits({"train": train, **held_out}, names)
+    return LabelledSplits({"train": train, **held_out}, names, are_numbers_of_others)
 
 
 def _with_numbers_in_order(name: str) -> list[tuple[bool, int, str]]:
@@ -79,12 +98,11 @@ def _with_numbers_in_order(name: str) -> list[tuple[bool, int, str]]:
 
 
 def _names_of_integers(
-    given: Sequence[Any], label_names: Sequence[str] | None, other_names: Callable[[], Sequence[str] | None]
+    given: Sequence[Any], label_names: Sequence[str] | None, theirs: Sequence[str] | None
 ) -> list[str]:
     if label_names is not None:
         return list(label_names)
     highest = max((int(value) for value in given if _as_integer(value) is not None), default=0)
-    theirs = other_names()
     if theirs is not None and len(theirs) > highest:
         return list(theirs)
     if highest >= _MOST_UNNAMED_LABELS:

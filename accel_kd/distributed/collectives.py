@@ -32,6 +32,17 @@ def true_on_every_rank(accelerator: Accelerator, here: bool) -> bool:
     return here if accelerator.num_processes == 1 else all(gather_object([here]))
 
 
+def refuse_other_data_on_other_ranks(accelerator: Accelerator, digest: str) -> None:
+    """Raises `UserError` on all ranks where one has read other data than rank 0; `digest` is of this one's."""
+    digests = [digest] if accelerator.num_processes == 1 else gather_object([digest])
+    others = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if others:
+        raise UserError(
+            f"data.path: rank {others[0]} reads other examples or labels than rank 0; give all machines the same copy, "
+            "or data.revision where it is on the Hub"
+        )
+
+
 def on_every_rank(accelerator: Accelerator, work: Callable[[], object]) -> None:
     """Runs `work` on each rank; where it failed on one, all raise what the first of them met, when all are done.
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from accel_kd.metrics.scored_rows import ScoredRows
+from accel_kd.whole_folder import flush
 
 
 def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_names: Sequence[str]) -> None:
@@ -17,6 +18,7 @@ def write_predictions(path: Path, ids: Sequence[str], rows: ScoredRows, label_na
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     pq.write_table(table, temporary)
+    flush(temporary)
     temporary.replace(path)
 
 

@@ -15,6 +15,7 @@ from accel_kd.logit_store.manifest import (
     QUARANTINE,
     SHARDS,
     Manifest,
+    NewerFormat,
     ShardEntry,
     read_manifest,
 )
@@ -42,8 +43,10 @@ def verify(folder: Path) -> Verdict:
     """
     try:
         manifest = read_manifest(folder)
+    except NewerFormat:
+        raise
     except UserError as error:
-        if not (folder / MANIFEST).is_file() or "newer" in str(error):
+        if not (folder / MANIFEST).is_file():
             raise
         return Verdict(None, (), (str(error),))
     whole, faults = [], []

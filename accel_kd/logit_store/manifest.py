@@ -91,7 +91,8 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of the store in `folder`.
 
     Raises:
-        UserError: there is none, it is damaged, or a newer version wrote it.
+        NewerFormat: a newer version wrote it.
+        UserError: there is none, or it is damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -102,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
     if content.get("format") != "accel_kd logit store" or not isinstance(version, int):
         raise UserError(f"teacher.store.path: {path} is not the manifest of a logit store")
     if version > FORMAT_VERSION:
-        raise UserError(
+        raise NewerFormat(
             f"teacher.store.path: {folder} was written in format {version} by a newer accel_kd; this one reads format "
             f"{FORMAT_VERSION}: upgrade it, or let it write a store of its own in another folder"
         )
@@ -117,6 +118,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+class NewerFormat(UserError):
+    """A newer version of the program wrote it."""
+
+
 def sealed(content: dict[str, Any]) -> bytes:
     """`content` as one line of JSON with its checksum."""
     return _canonical({**content, "checksum": hashlib.sha256(_canonical(content)).hexdigest()}) + b"\n"
@@ -129,8 +134,8 @@ def unsealed(data: bytes, path: Path) -> dict[str, Any]:
         UserError: a byte has changed since.
     """
     damaged = (
-        f"teacher.store.path: {path} is damaged; `accel-kd store verify {path.parent} --repair` finds the shards that "
-        "are whole, and the next build completes the store"
+        f"teacher.store.path: {path} is damaged, and nothing else says what the shards are; `accel-kd store verify "
+        f"{path.parent} --repair` sets all of it aside, and the next build computes it again"
     )
     try:
         content = json.loads(data)

@@ -108,20 +108,26 @@ class StoreReader:
 
 
 def open_store(
-    folder: Path, identity: dict[str, Any] | None = None, *, rank: int = 0, world_size: int = 1
+    folder: Path,
+    identity: dict[str, Any] | None = None,
+    manifest: Manifest | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> StoreReader:
     """Opens the store in `folder` after a look at its manifest, its identity and its shards' checksums.
 
     Args:
         folder: where the manifest lies.
         identity: what this run needs the store to be; None takes it as it is.
+        manifest: its manifest, where it was read already.
         rank: of the shards this process checks every `world_size`-th, from this one on.
         world_size: how many processes open it together.
 
     Raises:
         UserError: it is damaged, a newer version wrote it, or it is another teacher's, with what differs.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if manifest is None else manifest
     if identity is not None:
         unlike = differences(manifest.identity, identity)
         if unlike:

@@ -23,7 +23,7 @@ from torch import Tensor
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.logit_store.keys import CodedKeys, Keys, digest_of, short_keys
 from accel_kd.logit_store.manifest import SHARDS, ShardEntry
-from accel_kd.run_directory import flush
+from accel_kd.whole_folder import flush
 
 _BLOCK = 1 << 22
 _OWN = {"keys_upper", "keys_lower", "labelled", "correct", "offsets"}

@@ -274,6 +274,7 @@ class TrainingCheckpoints:
             "exports_best": self._settings.exports_best,
             "kept_best": [evaluation.step for evaluation in state.best if evaluation.step in self._kept_best],
             "train_examples": self._settings.train_examples,
+            "made_from": dict(self._settings.made_from),
             "tracker_run_id": run_id.read_text().strip() if run_id.is_file() else None,
             **self._settings.facts,
         }

@@ -78,9 +78,10 @@ def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int) 
         half = max(1, micro_batch_size // 2)
         raise SettingsFailure(
             f"out of memory on the device: {_first_line(error)}; training.micro_batch_size={half} halves what a step "
-            f"holds and changes no result (it is {micro_batch_size} here), evaluation.micro_batch_size="
-            f"{max(1, evaluation_batch_size // 2)} does so for scoring; data.max_length, training.precision=bf16 and "
-            "teacher.source=cached lower it too",
+            f"holds and changes no result but by dropout's draws (it is {micro_batch_size} here), "
+            f"evaluation.micro_batch_size={max(1, evaluation_batch_size // 2)} does so for scoring (this run goes on "
+            "with both); data.max_length, training.precision=bf16 and teacher.source=cached lower it too, in a new "
+            "run.directory",
             on_all_ranks=False,
         ) from error
 

@@ -34,6 +34,8 @@ class CheckpointSettings:
     """Further entries of a checkpoint's manifest, for people: the recipe, versions."""
     train_examples: str
     """A digest of what is trained on."""
+    made_from: Mapping[str, str]
+    """By the setting that says it, what the training depends on beside the recipe, in words or as a digest."""
     must_resume: bool
     """Whether to refuse where checkpoints are there and none can be used."""
     tracker_run_id: Path
@@ -45,7 +47,7 @@ def newest_checkpoint(accelerator: Accelerator, settings: CheckpointSettings) ->
     others believe it.
 
     Raises:
-        UserError: the checkpoint is of other examples, or none can be used and one must.
+        UserError: the checkpoint is of other examples or of another teacher, or none can be used and one must.
     """
 
     def find() -> str | None:
@@ -65,19 +67,30 @@ def newest_checkpoint(accelerator: Accelerator, settings: CheckpointSettings) ->
             f"data.path: {settings.root.parent} was begun with other train examples than these; choose another "
             "run.directory, or put the data back"
         )
+    before = checkpoint.state.get("made_from", {})  # older ones do not say
+    for setting, now in settings.made_from.items():
+        if before.get(setting, now) != now:
+            raise UserError(
+                f"{setting}: {settings.root.parent} was begun with another one ({before[setting]}) than this ({now}); "
+                "go on with that one, or choose another run.directory"
+            )
     return checkpoint
 
 
 def warn_of_other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Says which packages are not those of the environment `before`."""
+    """Says which packages, and what of them multiplies on a CPU, are not those of the environment `before`."""
     changed = [
         f"{name} {before['packages'].get(name)} then, {now['packages'].get(name)} now"
         for name in ("torch", "transformers", "accelerate", "accel_kd")
         if before["packages"].get(name) != now["packages"].get(name)
     ]
+    libraries = [environment.get("cpu", {}).get("matmul") for environment in (before, now)]
+    if None not in libraries and libraries[0] != libraries[1]:
+        changed.append(f"fp32 products by {libraries[0]} then, by {libraries[1]} now")
     if changed:
         logger.warning(
-            "other versions than the checkpoint's: %s; results may differ in the last bits", "; ".join(changed)
+            "other versions or libraries than the checkpoint's: %s; results may differ in the last bits",
+            "; ".join(changed),
         )
 
 

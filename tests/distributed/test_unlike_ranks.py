@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support.exactness import recipe
 from tests.support.forks import ForkedRun, Forks
 
 _DECIDE = "tests.support.unlike_ranks:decide"
@@ -29,3 +30,21 @@ def test_a_library_that_was_asked_for_and_one_rank_refuses_ends_all(forks: Forks
     for rank in found:
         assert rank["error"].startswith("run.cpu_matmul: onednn would round fp32 products to bf16 on this CPU")
         assert rank["error"].endswith("(rank 1)") or rank is found[1]
+
+
+def test_other_data_on_one_rank_end_all(forks: Forks, tmp_path: Path) -> None:
+    forks.run("tests.support.unlike_ranks:read_data", tmp_path, ranks=2).succeeded()
+    for rank in range(2):
+        said = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert said.startswith("data.path: rank 1 reads other examples or labels than rank 0; ")
+
+
+def test_all_ranks_have_one_manifest_of_a_store_that_another_job_may_replace(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    more = [f"teacher.store.path={tmp_path / 'stores'}", "teacher.store.shard_rows=50"]
+    forks.run("cache-teacher", *recipe(tiny_data, tiny_teacher, tmp_path / "run", *more)[1:]).succeeded()
+    (store,) = (tmp_path / "stores").iterdir()
+    forks.run("tests.support.unlike_ranks:open_store", store, tmp_path, ranks=2).succeeded()
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert one == two > 2

@@ -127,6 +127,14 @@ def permuted_and_unnamed() -> None:
     edited("teacher/config.json", **named(*(f"LABEL_{number}" for number in range(len(LABELS)))))()
 
 
+def numbered_in_another_order() -> None:
+    """The data with integers for names, and these not in the teacher's order."""
+    for file in Path("data").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        numbered = [row | {"label": (LABELS.index(row["label"]) + 1) % len(LABELS)} for row in rows]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in numbered))
+
+
 _OWN_STUDENT = ["student.init=random", "student.model=student", "student.layers="]
 
 
@@ -879,6 +887,13 @@ MODELS = [
         "its labels, which have no names in its config.json, stand in another order than the data's; name them there, "
         "or go on with teacher.accept_chance_accuracy=true",
         prepare=permuted_and_unnamed,
+    ),
+    BadInput(
+        "numbers of labels in another order than the teacher's names",
+        "teacher.model: balanced accuracy 0... on 53 validation examples, where guessing gives up to 0...: probably "
+        "the data's labels, integers that were taken for the numbers of its labels, have another order; give their "
+        "names (data.label_names), or go on with teacher.accept_chance_accuracy=true",
+        prepare=numbered_in_another_order,
     ),
     BadInput(
         "longer texts than the model reads", "data.max_length: 67 tokens, but teacher.model reads at most 66",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from accel_kd.errors import EXIT_STOPPED
 from tests.support.exactness import differences, recipe, rows
@@ -305,6 +307,56 @@ def test_other_train_examples_are_not_gone_on_with(cases: dict[tuple[str, int], 
     train.write_text("\n".join(reversed(lines)) + "\n")
     case.forks.run(*command).succeeded()
     assert differences(case.plain, tmp_path / "run") == [], "their order in the file is nobody's"
+
+
+def test_neither_another_teacher_nor_other_held_out_rows_are_gone_on_with(
+    cases: dict[tuple[str, int], Case], tmp_path: Path
+) -> None:
+    case = cases["streaming", 1]
+    data, teacher = shutil.copytree(case.data, tmp_path / "data"), shutil.copytree(case.teacher, tmp_path / "teacher")
+    command = recipe(data, teacher, tmp_path / "run")
+    case.forks.run(*command, faults=[{"at": "step", "count": 18, "do": "kill"}])
+    for file, change, said in (
+        (teacher / "model.safetensors", lambda: spoil_weights(teacher), "teacher.model: .* another one .weights "),
+        (data / "test.jsonl", lambda: drop_a_line(data / "test.jsonl"), "data.path: .* another one "),
+        (data / "validation.jsonl", lambda: drop_a_line(data / "validation.jsonl"), "data.path: .* another one "),
+    ):
+        kept = file.read_bytes()
+        change()
+        refused = case.forks.run(*command)
+        assert refused.codes == [2] and re.search(f"accel-kd: {said}.*choose another run.directory", refused.text), file
+        file.write_bytes(kept)
+    case.forks.run(*command).succeeded()
+    assert differences(case.plain, tmp_path / "run") == []
+
+
+def spoil_weights(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"] += 1.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_a_line(file: Path) -> None:
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+
+def test_finished_parts_of_a_run_are_of_its_data(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    more = ["teacher.finetune={epochs: 1}", "run.control=true"]
+    command = [word for word in recipe(data, tiny_teacher, tmp_path / "run") if word != "teacher.finetune=null"]
+    for count, part in ((15, "teacher"), (60, "control")):
+        forks.run(*command, *more, faults=[{"at": "step", "count": count, "do": "kill"}])
+        assert (tmp_path / "run" / part / "summary.json").is_file()
+        shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
+    (kept,) = [(data / "validation.jsonl").read_bytes()]
+    drop_a_line(data / "validation.jsonl")
+    refused = forks.run(*command, *more)
+    assert refused.codes == [2], refused.text
+    assert f"data.path: {tmp_path / 'run' / 'teacher'} holds a model of other examples or labels" in refused.text
+    (data / "validation.jsonl").write_bytes(kept)
+    forks.run(*command, *more).succeeded()
 
 
 def test_write_through_goes_on_with_the_same_signals_on_another_number_of_ranks(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from accel_kd import model_run
+from accel_kd.cli import main
 from accel_kd.data.examples import content_ids
+from accel_kd.errors import EXIT_FAILURE, EXIT_SUCCESS
 from tests.support.exactness import differences, recipe, rows
 from tests.support.forks import Forks
-from tests.support.processes import on_ranks, summary
+from tests.support.processes import on_ranks, step_rows, summary
 from tests.support.tiny import tokenizer, write_data, write_model
 
 SPOILT = "fossil"
@@ -145,7 +151,8 @@ def test_too_little_memory_names_what_was_asked_and_the_settings_that_halve_it(
     assert "out of memory on the device: CUDA out of memory. Tried to allocate 2.50 GiB" in failed.text
     assert f"training.micro_batch_size={half} halves what a step holds" in failed.text
     assert "Traceback" not in failed.text
-    forks.run(*command, ranks=ranks).succeeded()
+    # As it was told to.
+    forks.run(*command, f"training.micro_batch_size={half}", ranks=ranks).succeeded()
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -210,3 +217,21 @@ def test_without_checksums_a_flipped_bit_would_be_trained_on(
     resumed = forks.run(*command, faults=[{"without": "checksums"}]).succeeded()
     assert "goes on after step 16" in resumed.text
     assert "checkpoints/step-00000039/student.safetensors" in differences(tmp_path / "plain", tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["write_model", "write_predictions"])
+def test_a_disk_that_is_full_at_the_end_is_told_of_in_one_line_and_nothing_is_lost(
+    what: str, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*given: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    command = recipe(tiny_data, tiny_teacher, tmp_path / "run", "training.epochs=1", "run.threads=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(model_run, what, full)
+        assert main(command) == EXIT_FAILURE
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel-kd:")]
+    assert line.startswith("accel-kd: failed: the disk is full: ") and "give the same command again" in line
+    assert main(command) == EXIT_SUCCESS
+    assert [row["step"] for row in step_rows(tmp_path / "run")] == list(range(1, 14))

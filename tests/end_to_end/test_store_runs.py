@@ -410,3 +410,21 @@ def test_a_teacher_of_another_fine_tuning_is_not_taken_for_this_one(tmp_path: Pa
     succeeded(accel_kd(*common, "teacher.finetune.max_steps=3"))
     refused = accel_kd(*common, "teacher.finetune.max_steps=4")
     assert refused.returncode == 2 and "training.max_steps: 3 there, 4 here" in refused.stderr
+
+
+def test_rows_that_are_there_are_looked_over_before_others_are_written_beside_them(cached: Path) -> None:
+    """`write_through` with a teacher that computes otherwise than it did, which no fingerprint sees."""
+    command = ["distill", cached / "recipe.yaml", "teacher.source=write_through", "training.epochs=1"]
+    looked = succeeded(accel_kd(*command, f"run.directory={cached}/looked"))
+    assert "16 rows recomputed, and equal to the stored ones" in looked.stderr
+    (cached / "sitecustomize.py").write_text(
+        "import sys\n"
+        "import transformers.activations as activations\n"
+        "import torch\n"
+        "activations.ACT2FN['gelu'] = lambda: torch.nn.ReLU()\n"
+        "original = activations.ACT2CLS\n"
+        "original['gelu'] = torch.nn.ReLU\n"
+    )
+    refused = accel_kd(*command, f"run.directory={cached}/refused", PYTHONPATH=str(cached))
+    assert refused.returncode == 2 and "teacher.store.path: " in refused.stderr, refused.stderr
+    assert len([line for line in refused.stderr.splitlines() if line.startswith("accel-kd:")]) == 1

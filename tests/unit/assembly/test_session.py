@@ -33,3 +33,15 @@ def test_data_are_read_again_where_a_setting_differs_that_they_are_made_of() -> 
         assert what_makes_data(load_recipe("demo", [same])) == plain
     others = ["data.max_length=32", "data.labelled_fraction=0.5", "evaluation.metric=macro_f1", "teacher.model=other"]
     assert len({what_makes_data(load_recipe("demo", [other])) for other in others} | {plain}) == 5
+
+
+def test_in_how_many_pieces_a_batch_is_taken_is_not_a_part_of_what_a_run_is() -> None:
+    plain, in_pieces, other = (
+        identity(load_recipe("demo", settings).model_dump(mode="json"))
+        for settings in (
+            [],
+            ["training.micro_batch_size=8", "evaluation.micro_batch_size=8"],
+            ["training.batch_size=24"],
+        )
+    )
+    assert plain == in_pieces != other

@@ -394,3 +394,11 @@ def test_a_store_is_as_readable_as_its_folder_and_the_manifest_says_what_it_hold
     assert manifest.num_rows == 100 and manifest.receipt["num_labelled"] == 100
     correct = int((stores.logits(100).argmax(dim=-1) == 0).sum())
     assert manifest.receipt["teacher_accuracy"] == correct / 100
+
+
+def test_a_damaged_manifest_has_a_verdict_wherever_the_store_is(store: Path, tmp_path: Path) -> None:
+    there = store.rename(tmp_path / "newer_teacher")
+    truncate(there / "manifest.json")
+    verdict = verify(there)
+    assert verdict.manifest is None and "sets all of it aside" in verdict.faults[0]
+    assert "all set aside" in repair(there, verdict)
