@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accel_kd.assembly.attempt import attempt
-from accel_kd.assembly.data import read_data, tokenise
+from accel_kd.assembly.data import read_data_alike, tokenise
 from accel_kd.assembly.filling import cost_of_filling
 from accel_kd.assembly.lineage import data_artifact, store_artifact, teacher_artifact
 from accel_kd.assembly.runs import run_record, tracker_of
@@ -54,7 +54,7 @@ def cache_teacher(config: RunConfig, split_names: Sequence[str] | None = None) -
     with ExitStack() as until:
         on_main_rank(accelerator, lambda: open_run_directory(config, until, may_reopen=False))
         this_attempt = until.enter_context(attempt(config, accelerator, directory, "cache-teacher"))
-        data = read_data(config)
+        data = read_data_alike(config, accelerator)
         unknown = sorted(set(split_names or ()) - set(data.splits))
         if unknown:
             raise UserError(f"--splits: the data have no {unknown[0]} split, only {', '.join(data.splits)}")

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from accel_kd.assembly.attempt import Attempt, attempt
-from accel_kd.assembly.data import cut_texts, held_out, read_data, tokenise, training_loader, what_makes_data
+from accel_kd.assembly.data import cut_texts, held_out, read_data_alike, tokenise, training_loader, what_makes_data
 from accel_kd.assembly.features import check_features, check_same_tokens, with_projections
 from accel_kd.assembly.lineage import data_artifact, teacher_artifact
 from accel_kd.assembly.models import (
@@ -30,7 +30,7 @@ from accel_kd.assembly.teacher_scores import score_teacher
 from accel_kd.assembly.teachers import teacher_for_run
 from accel_kd.config.checks import finetune_training, needs_teacher_signal
 from accel_kd.config.schema import RunConfig
-from accel_kd.distributed.collectives import on_main_rank, refuse_other_data_on_other_ranks
+from accel_kd.distributed.collectives import on_main_rank
 from accel_kd.distributed.seeding import seed_everywhere, use_deterministic_algorithms
 from accel_kd.errors import UserError
 from accel_kd.export.model_card import write_model_card
@@ -101,10 +101,9 @@ def train_all(
     check_student(config)
     check_features(config)
     kept = Kept() if trial is None else trial.kept
-    data = kept.once("data", what_makes_data(config), lambda: read_data(config))
+    data = kept.once("data", what_makes_data(config), lambda: read_data_alike(config, accelerator))
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     logger.info("data: %s examples, %d labels", sizes, len(data.label_names))
-    refuse_other_data_on_other_ranks(accelerator, data.digest)
     labels_task = task(config, data.label_names)
     session = Session(config, accelerator, directory, data, labels_task, describe_environment(), this_attempt, trial)
     check_same_tokens(session)

@@ -66,7 +66,8 @@ def run_model(accelerator: Accelerator, run: ModelRun) -> dict[str, Any]:
     status = RunStatus.FAILED
     try:
         own = run.loader.batch_size // run.loader.accumulation // accelerator.num_processes
-        with explained_lack_of_memory(own, run.validation.batch_size):
+        section = "teacher.finetune" if run.title == "teacher" else "training"
+        with explained_lack_of_memory(own, run.validation.batch_size, section):
             training = Training(accelerator, run, checkpoint)
             summary = _train_and_test(accelerator, run, training)
         # Before the tracker ends, which may wait for minutes: a batch job that is killed meanwhile has its results.

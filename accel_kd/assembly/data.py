@@ -24,6 +24,7 @@ from accel_kd.data.loaders import Shard, TrainingLoader
 from accel_kd.data.preprocessing import TokenisedSplit, tokenise_split
 from accel_kd.data.resident import resident_bytes
 from accel_kd.data.sources import SplitNames, class_label_names, read_splits
+from accel_kd.distributed.collectives import refuse_other_data_on_other_ranks
 from accel_kd.errors import UserError
 from accel_kd.evaluation import Evaluator
 from accel_kd.models.labels import are_unnamed, names_in_order
@@ -41,6 +42,17 @@ class HeldOut:
 
     validation: Evaluator
     test: Evaluator | None
+
+
+def read_data_alike(config: RunConfig, accelerator: Accelerator) -> LabelledSplits:
+    """As `read_data`, on all ranks together.
+
+    Raises:
+        UserError: as there, or one rank has read something else than rank 0.
+    """
+    data = read_data(config)
+    refuse_other_data_on_other_ranks(accelerator, data.order_digest)
+    return data
 
 
 def read_data(config: RunConfig) -> LabelledSplits:

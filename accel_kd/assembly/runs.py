@@ -72,9 +72,10 @@ def model_run(
     """One model's training; `facts` are further entries of its summary, `inputs` what it is made from."""
     config = session.config
     metric = config.evaluation.metric
-    made_from = {"data.path": session.data.digest}
+    made_from = {"data.path": f"the examples {session.data.digest[:16]}"}
     if teacher is not None:
-        made_from["teacher.model"] = f"weights {facts[TEACHER_WEIGHTS][:16]} in {teacher_dtype(session)}"
+        made_from["teacher.model"] = f"the weights {facts[TEACHER_WEIGHTS][:16]}"
+        made_from["teacher.dtype"] = teacher_dtype(session)
     part = "student" if job_type == "distill" else job_type
     return ModelRun(
         title=job_type,

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from accel_kd.assembly.attempt import Attempt
-from accel_kd.checkpoints.disk import disk_failures
 from accel_kd.config.checks import needs_teacher_signal
 from accel_kd.config.identity import identity
 from accel_kd.config.load import to_yaml
@@ -23,7 +22,7 @@ from accel_kd.config.schema import RunConfig
 from accel_kd.data.labels import LabelledSplits
 from accel_kd.distributed import startup
 from accel_kd.distributed.stop_requests import StopRequests
-from accel_kd.errors import UserError
+from accel_kd.errors import RunFailure, UserError
 from accel_kd.locations import expanded
 from accel_kd.run_directory import RunDirectory, RunState, in_use, open_run
 from accel_kd.tasks.sequence_classification import SequenceClassification
@@ -106,8 +105,13 @@ def open_run_directory(config: RunConfig, until: ExitStack, *, may_reopen: bool 
     if config.run.resume == "must" and not run_directory(config).config.is_file():
         raise UserError(f"run.resume: must, but {run_directory(config).path} holds no run")
     until.enter_context(in_use(run_directory(config)))
-    with disk_failures(run_directory(config).config):
+    try:
         return _opened(config, may_reopen)
+    except OSError as error:
+        raise RunFailure(
+            f"run.directory: {run_directory(config).path} cannot be read or written: {error.strerror}; mend that (free "
+            "some space where its disk is full), and give the same command again"
+        ) from error
 
 
 def _opened(config: RunConfig, may_reopen: bool) -> RunState:

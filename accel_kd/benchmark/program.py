@@ -17,8 +17,8 @@ PROGRAM = (sys.executable, "-m", "accel_kd")
 """`accel-kd`, by the Python that runs this."""
 
 _SESSION = 3
-_SECONDS_TO_END = 5.0
 """Place of the session in `/proc/<pid>/stat` behind the name, where the state has place 0."""
+_SECONDS_TO_END = 5.0
 
 
 @contextlib.contextmanager

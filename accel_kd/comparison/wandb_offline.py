@@ -10,7 +10,6 @@ from typing import Any
 
 from accel_kd.comparison.read_run import ReadRun
 from accel_kd.comparison.wandb_records import wandb_run, was_pruned
-from accel_kd.errors import UserError
 from accel_kd.tracking.wandb_files import read_records
 
 
@@ -50,11 +49,8 @@ def is_wandb_part(path: Path) -> bool:
 
 
 def read_offline(files: Sequence[Path]) -> list[OfflineRun]:
-    """The runs in `.wandb` files, in the order in which each was first started.
-
-    Raises:
-        UserError: no file holds a run.
-    """
+    """The runs in `.wandb` files, in the order in which each was first started; a file may hold none, as a process
+    leaves it that is killed at its start."""
     runs: dict[str, OfflineRun] = {}
     for file in sorted(files, key=lambda file: file.parent.name.removeprefix("offline-")):
         run_id = file.stem.removeprefix("run-")
@@ -63,10 +59,7 @@ def read_offline(files: Sequence[Path]) -> list[OfflineRun]:
         run.exit_code = None
         for record, _ in read_records(file):
             _take(run, record)
-    # A process that is killed at its start leaves a file without a run.
     begun = [run for run in runs.values() if run.name]
-    if runs and not begun:
-        raise UserError(f"compare: {next(iter(runs.values())).folders[0]} holds no run of W&B; name another")
     # The folders are named for the second, and the runs of a search may be shorter.
     return sorted(begun, key=lambda run: run.started)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ class LabelledSplits:
         }
 
     @property
+    def order_digest(self) -> str:
+        """Of all splits and of the order of their rows, by which ranks share them."""
+        ids = [[name, *examples.ids] for name, examples in sorted(self.splits.items())]
+        return hashlib.blake2b(json.dumps([self.label_names, ids]).encode(), digest_size=16).hexdigest()
+
+    @property
     def digest(self) -> str:
-        """Of all splits."""
+        """Of all splits, as `digests`."""
         return hashlib.blake2b("\n".join(self.digests.values()).encode(), digest_size=16).hexdigest()
 
     def texts_by_id(self) -> dict[str, str]:

@@ -23,7 +23,8 @@ def agree_on_bf16(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision == "bf16" and not _agreed and accelerator.is_main_process:
         logger.warning(
             "training.precision: bf16, which not all ranks' devices are known to have instructions for: without them "
-            "it is computed in fp32 and converted, slower than fp32 itself, on a CPU up to thirty times; use no"
+            "it is computed in fp32 and converted, slower than fp32 itself, on a CPU up to thirty times; use "
+            "training.precision=no"
         )
 
 

@@ -33,13 +33,14 @@ def true_on_every_rank(accelerator: Accelerator, here: bool) -> bool:
 
 
 def refuse_other_data_on_other_ranks(accelerator: Accelerator, digest: str) -> None:
-    """Raises `UserError` on all ranks where one has read other data than rank 0; `digest` is of this one's."""
+    """Raises `UserError` on all ranks where one has read other data than rank 0; `digest` is of this one's, and of the
+    order of its rows."""
     digests = [digest] if accelerator.num_processes == 1 else gather_object([digest])
     others = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if others:
         raise UserError(
-            f"data.path: rank {others[0]} reads other examples or labels than rank 0; give all machines the same copy, "
-            "or data.revision where it is on the Hub"
+            f"data.path: rank {others[0]} reads other examples or labels than rank 0, or in another order; give all "
+            "machines the same copy, or data.revision where it is on the Hub"
         )
 
 

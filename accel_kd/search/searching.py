@@ -216,9 +216,9 @@ class _Search:
         failures: list[str] = []
         if best is not None:
             finals = final_recipes(self._config, self._directory, best.number, best.settings)
-            failed = {}
-            for recipe in finals:
-                if reason := self._run_final(recipe):
+            failed: dict[int, str] = {}
+            for recipe in [*finals, *finals]:  # again, for one that failed for a process which has gone on since
+                if recipe.training.seed not in failed and (reason := self._run_final(recipe)):
                     failed[recipe.training.seed] = reason
             tried = [recipe for recipe in finals if recipe.training.seed not in failed]
             finals = on_main_rank(self._accelerator, lambda: [r for r in tried if run_directory(r).is_finished])

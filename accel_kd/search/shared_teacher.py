@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from accelerate import Accelerator
 
 from accel_kd.assembly.attempt import attempt
-from accel_kd.assembly.data import read_data
+from accel_kd.assembly.data import read_data_alike
 from accel_kd.assembly.session import Session, open_run_directory, task
 from accel_kd.config.schema import RunConfig
 from accel_kd.distill import prepare_teacher
@@ -47,7 +47,7 @@ def share_teacher(
         if recipe.run.deterministic:
             use_deterministic_algorithms()
         with attempt(recipe, accelerator, directory.shared, "search", requests) as this_attempt:
-            data = read_data(recipe)
+            data = read_data_alike(recipe, accelerator)
             labels_task, environment = task(recipe, data.label_names), describe_environment()
             prepare_teacher(
                 Session(recipe, accelerator, directory.shared, data, labels_task, environment, this_attempt)

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from accel_kd.config.identity import without_what_makes_no_run
 from accel_kd.config.schema import RunConfig
 from accel_kd.config.search_checks import grid_size
 from accel_kd.errors import RunFailure, UserError
@@ -70,7 +71,8 @@ class SharedStudy:
             if there is None:
                 self._study.set_user_attr(_IDENTITY, dict(identity))
                 return
-        differences = differing(there, identity)
+        # What was a part of it for the version that began the search may be none any more.
+        differences = differing(without_what_makes_no_run(there), identity)
         if differences:
             raise UserError(
                 f"search.directory: {directory.path} holds a search with other settings ({'; '.join(differences)}); "

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from accel_kd.config.checks import needs_teacher_signal
-from accel_kd.config.objective_section import hidden_states_term
+from accel_kd.config.objective_section import ObjectiveConfig, hidden_states_term
 from accel_kd.config.schema import RunConfig
 from accel_kd.config.search_checks import number_type, values_on_grid, with_settings
 from accel_kd.config.search_section import RangeConfig
@@ -34,10 +34,11 @@ def write_sweep(config: RunConfig, recipe: str, overrides: Sequence[str], file: 
         What is to be done with it.
 
     Raises:
-        UserError: each run of the sweep would fine-tune a teacher of its own, or the file cannot be written.
+        UserError: each run of the sweep would fine-tune a teacher of its own, some would ask other things of a teacher
+            than others, or the file cannot be written.
     """
     _refuse_fine_tuning(config)
-    _refuse_objectives_of_both_kinds(config)
+    _refuse_objectives_of_several_kinds(config)
     sweep = sweep_of(config, recipe, overrides)
     try:
         Path(file).write_text(yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
@@ -63,24 +64,34 @@ def _refuse_fine_tuning(config: RunConfig) -> None:
 
 def _reads_a_store(config: RunConfig) -> bool:
     """Whether the runs read the teacher's logits from a store, as trials do, where the recipe does not say."""
-    asks_logits = needs_teacher_signal(config.objective) and hidden_states_term(config.objective) is None
-    return asks_logits and "source" not in config.teacher.model_fields_set
+    return _asks(config.objective) == "its logits alone" and "source" not in config.teacher.model_fields_set
 
 
-def _refuse_objectives_of_both_kinds(config: RunConfig) -> None:
-    """A sweep gives all runs one command, and a run without a teacher wants another than one with it."""
-    recipe, with_teacher = config.model_dump(mode="json"), needs_teacher_signal(config.objective)
+def _asks(objective: ObjectiveConfig) -> str:
+    """What of a teacher."""
+    if not needs_teacher_signal(objective):
+        return "nothing"
+    return "its logits alone" if hidden_states_term(objective) is None else "its hidden states"
+
+
+def _refuse_objectives_of_several_kinds(config: RunConfig) -> None:
+    """A sweep gives all runs one command, and runs that ask other things of a teacher want other ones."""
+    recipe, asked = config.model_dump(mode="json"), _asks(config.objective)
     for name, tried in config.search.searched.items():
-        if not name.startswith("objective.") or not (isinstance(tried, list) or config.search.sampler == "grid"):
+        if not name.startswith("objective.") or not _is_tried_by_values(config, tried):
             continue
         for value in values_on_grid(name, tried):
-            objective = RunConfig.model_validate(with_settings(recipe, {name: value})).objective
-            if needs_teacher_signal(objective) != with_teacher:
+            other = _asks(RunConfig.model_validate(with_settings(recipe, {name: value})).objective)
+            if other != asked:
                 raise UserError(
-                    f"search.space.{name}: with {value} {'no' if with_teacher else 'a'} teacher is asked, and with "
-                    f"what the recipe has {'one' if with_teacher else 'none'}; a sweep gives all its runs one command: "
-                    "leave it out, or search without --wandb-sweep"
+                    f"search.space.{name}: {value} asks {other} of a teacher, and what the recipe has {asked}; a sweep "
+                    "gives all its runs one command: leave it out, or search without --wandb-sweep"
                 )
+
+
+def _is_tried_by_values(config: RunConfig, tried: RangeConfig | list[Any]) -> bool:
+    """And not as a range: W&B's steps begin at 0 (its q_uniform), and those of a range at its low end."""
+    return isinstance(tried, list) or config.search.sampler == "grid" or tried.step is not None
 
 
 def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -115,9 +126,9 @@ def sweep_of(config: RunConfig, recipe: str, overrides: Sequence[str]) -> dict[s
 
 
 def _parameter(config: RunConfig, name: str, tried: RangeConfig | list[Any]) -> dict[str, Any]:
-    # W&B's steps begin at 0 (its q_uniform), and those of a range at its low end.
-    if isinstance(tried, list) or config.search.sampler == "grid" or tried.step is not None:
+    if _is_tried_by_values(config, tried):
         return {"values": [_as_text_if_compound(value) for value in values_on_grid(name, tried)]}
+    assert isinstance(tried, RangeConfig), "a list is values"
     number = number_type(name) or float
     is_whole = number is int
     if tried.log:

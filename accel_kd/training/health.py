@@ -64,8 +64,9 @@ class NonFiniteSteps:
 
 
 @contextlib.contextmanager
-def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int) -> Iterator[None]:
-    """Says which settings lower the need for memory where the device has too little.
+def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int, section: str) -> Iterator[None]:
+    """Says which settings lower the need for memory where the device has too little; `section` has that of the
+    micro-batch.
 
     Raises:
         SettingsFailure: in place of the allocator's own error, with its figures.
@@ -77,7 +78,7 @@ def explained_lack_of_memory(micro_batch_size: int, evaluation_batch_size: int) 
             raise
         half = max(1, micro_batch_size // 2)
         raise SettingsFailure(
-            f"out of memory on the device: {_first_line(error)}; training.micro_batch_size={half} halves what a step "
+            f"out of memory on the device: {_first_line(error)}; {section}.micro_batch_size={half} halves what a step "
             f"holds and changes no result but by dropout's draws (it is {micro_batch_size} here), "
             f"evaluation.micro_batch_size={max(1, evaluation_batch_size // 2)} does so for scoring (this run goes on "
             "with both); data.max_length, training.precision=bf16 and teacher.source=cached lower it too, in a new "

@@ -71,8 +71,8 @@ def newest_checkpoint(accelerator: Accelerator, settings: CheckpointSettings) ->
     for setting, now in settings.made_from.items():
         if before.get(setting, now) != now:
             raise UserError(
-                f"{setting}: {settings.root.parent} was begun with another one ({before[setting]}) than this ({now}); "
-                "go on with that one, or choose another run.directory"
+                f"{setting}: {settings.root.parent} was begun with {before[setting]}, and here it is {now}; go on "
+                "where it is as it was, or choose another run.directory"
             )
     return checkpoint
 

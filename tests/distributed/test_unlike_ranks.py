@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.exactness import recipe
 from tests.support.forks import ForkedRun, Forks
 
@@ -32,11 +34,13 @@ def test_a_library_that_was_asked_for_and_one_rank_refuses_ends_all(forks: Forks
         assert rank["error"].endswith("(rank 1)") or rank is found[1]
 
 
-def test_other_data_on_one_rank_end_all(forks: Forks, tmp_path: Path) -> None:
-    forks.run("tests.support.unlike_ranks:read_data", tmp_path, ranks=2).succeeded()
-    for rank in range(2):
-        said = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert said.startswith("data.path: rank 1 reads other examples or labels than rank 0; ")
+@pytest.mark.parametrize("command", ["distill", "cache-teacher"])
+def test_other_data_on_one_rank_end_all_and_be_it_their_order(
+    forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = [command, *recipe(tiny_data, tiny_teacher, tmp_path / "run")[1:]]
+    ended = forks.run("tests.support.unlike_ranks:command", json.dumps(arguments), ranks=2).succeeded()
+    assert "accel-kd: data.path: rank 1 reads other examples or labels than rank 0, or in another order" in ended.text
 
 
 def test_all_ranks_have_one_manifest_of_a_store_that_another_job_may_replace(

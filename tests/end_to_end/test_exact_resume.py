@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -316,15 +317,17 @@ def test_neither_another_teacher_nor_other_held_out_rows_are_gone_on_with(
     data, teacher = shutil.copytree(case.data, tmp_path / "data"), shutil.copytree(case.teacher, tmp_path / "teacher")
     command = recipe(data, teacher, tmp_path / "run")
     case.forks.run(*command, faults=[{"at": "step", "count": 18, "do": "kill"}])
-    for file, change, said in (
-        (teacher / "model.safetensors", lambda: spoil_weights(teacher), "teacher.model: .* another one .weights "),
-        (data / "test.jsonl", lambda: drop_a_line(data / "test.jsonl"), "data.path: .* another one "),
-        (data / "validation.jsonl", lambda: drop_a_line(data / "validation.jsonl"), "data.path: .* another one "),
-    ):
+    held_out = [data / f"{split}.jsonl" for split in ("test", "validation")]
+    cases_of_change: list[tuple[Path, Callable[[], None], str, str]] = [
+        (teacher / "model.safetensors", lambda: spoil_weights(teacher), "teacher.model", "the weights"),
+        *((file, lambda file=file: drop_a_line(file), "data.path", "the examples") for file in held_out),
+    ]
+    for file, change, setting, what in cases_of_change:
         kept = file.read_bytes()
         change()
         refused = case.forks.run(*command)
-        assert refused.codes == [2] and re.search(f"accel-kd: {said}.*choose another run.directory", refused.text), file
+        said = f"accel-kd: {setting}: .* was begun with {what} .*, and here it is {what} .*choose another run.directory"
+        assert refused.codes == [2] and re.search(said, refused.text), file
         file.write_bytes(kept)
     case.forks.run(*command).succeeded()
     assert differences(case.plain, tmp_path / "run") == []
@@ -344,19 +347,19 @@ def test_finished_parts_of_a_run_are_of_its_data(
     forks: Forks, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(tiny_data, tmp_path / "data")
-    more = ["teacher.finetune={epochs: 1}", "run.control=true"]
-    command = [word for word in recipe(data, tiny_teacher, tmp_path / "run") if word != "teacher.finetune=null"]
-    for count, part in ((15, "teacher"), (60, "control")):
-        forks.run(*command, *more, faults=[{"at": "step", "count": count, "do": "kill"}])
-        assert (tmp_path / "run" / part / "summary.json").is_file()
-        shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
-    (kept,) = [(data / "validation.jsonl").read_bytes()]
-    drop_a_line(data / "validation.jsonl")
-    refused = forks.run(*command, *more)
-    assert refused.codes == [2], refused.text
-    assert f"data.path: {tmp_path / 'run' / 'teacher'} holds a model of other examples or labels" in refused.text
-    (data / "validation.jsonl").write_bytes(kept)
-    forks.run(*command, *more).succeeded()
+    whole = (data / "validation.jsonl").read_bytes()
+    for part, tuned, count in (("teacher", "{epochs: 1}", 15), ("control", "null", 41)):
+        directory = tmp_path / part
+        more = [f"teacher.finetune={tuned}", "run.control=true", "checkpoint.every_steps=100"]
+        words = recipe(data, tiny_teacher, directory, *more)
+        forks.run(*words, faults=[{"at": "step", "count": count, "do": "kill"}])
+        assert (directory / part / "summary.json").is_file() and not (directory / "checkpoints").exists()
+        drop_a_line(data / "validation.jsonl")
+        refused = forks.run(*words)
+        assert refused.codes == [2], refused.text
+        assert f"data.path: {directory / part} holds a model of other examples or labels" in refused.text
+        (data / "validation.jsonl").write_bytes(whole)
+        forks.run(*words).succeeded()
 
 
 def test_write_through_goes_on_with_the_same_signals_on_another_number_of_ranks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -36,21 +37,23 @@ def decide(output: str, settings: str) -> None:
     (Path(output) / f"{rank}.json").write_text(json.dumps(found))
 
 
-def read_data(output: str) -> None:
-    """Compares what this rank read with what the others did; rank 1 read something else."""
-    from accelerate import Accelerator
+def command(arguments: str) -> None:
+    """`accel-kd ARGUMENTS` (JSON), for whose rank 1 the validation rows have another order, and which is refused."""
+    from accel_kd.assembly import data
+    from accel_kd.cli import main
+    from accel_kd.errors import EXIT_USER_ERROR
 
-    from accel_kd.distributed.collectives import refuse_other_data_on_other_ranks
-    from accel_kd.errors import UserError
+    if os.environ["RANK"] == "1":
+        original = data.read_data
 
-    rank, said = int(os.environ["RANK"]), ""
-    accelerator = Accelerator(cpu=True)
-    refuse_other_data_on_other_ranks(accelerator, "the same")
-    try:
-        refuse_other_data_on_other_ranks(accelerator, "one" if rank == 0 else "another")
-    except UserError as error:
-        said = str(error)
-    (Path(output) / f"{rank}.json").write_text(json.dumps(said))
+        def turned(config: Any) -> Any:
+            read = original(config)
+            rows = read.splits["validation"]
+            order = [*range(1, len(rows)), 0]
+            return replace(read, splits={**read.splits, "validation": rows.take(order)})
+
+        data.read_data = turned
+    assert main(json.loads(arguments)) == EXIT_USER_ERROR
 
 
 def open_store(folder: str, output: str) -> None:

@@ -127,8 +127,11 @@ def test_a_file_without_a_run_does_not_stand_in_the_way_of_others(runs: dict[str
     torn = tmp_path / "offline-run-20260101_000000-torn"
     torn.mkdir()
     (torn / "run-torn.wandb").touch()
-    with pytest.raises(UserError, match="holds no run of W&B"):
+    with pytest.raises(UserError, match="holds no run, nor runs of W&B"):
         gather([str(tmp_path)], "test")
+    write_run(tmp_path / "a", accuracies(0, 40, 0.8)[0])
+    assert [Path(run.origin).name for run in gather([str(tmp_path)], "test").runs] == ["a"]
+    shutil.rmtree(tmp_path / "a")
     [file, *_] = run_files(runs["two"])
     shutil.copytree(file.parent, tmp_path / file.parent.name)
     assert len(gather([str(tmp_path)], "test").runs) == 1

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
+from accel_kd.assembly.session import run_directory
+from accel_kd.config import load_recipe
+from accel_kd.config.schema import RunConfig
 from accel_kd.errors import UserError
 from accel_kd.run_directory import in_use
 from accel_kd.search import searching
@@ -50,3 +56,31 @@ def test_a_place_that_cannot_be_made_is_not_called_at_work(worker: str | None, t
     (tmp_path / "workers").touch()
     with pytest.raises(UserError, match=r"run.directory: .*workers/\d cannot be made or written"):
         place(tmp_path, worker)
+
+
+def test_a_seed_that_failed_for_a_process_which_has_gone_on_is_tried_by_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first the other process has it; when this one has trained the rest it fails here, too, and is told of."""
+    config = load_recipe("demo", ["search.final_seeds=2"])
+    given: list[list[Any]] = []
+    passes: list[int] = []
+
+    def run_final(recipe: RunConfig) -> str | None:
+        seed = recipe.training.seed
+        passes.append(seed)
+        if seed == 44:
+            run_directory(recipe).path.mkdir(parents=True, exist_ok=True)
+            run_directory(recipe).write_summary({})
+        return "train/loss is nan" if seed == 43 and passes.count(43) == 2 else None
+
+    monkeypatch.setattr(searching, "best_of", lambda *_, **__: SimpleNamespace(number=7, settings={}))
+    monkeypatch.setattr(searching, "write_results", lambda *arguments: given.append(list(arguments)) or "results")
+    search: Any = SimpleNamespace(
+        _config=config, _directory=SearchDirectory(tmp_path), _metric="accuracy", _shared_study=None,
+        _accelerator=Accelerator(cpu=True), _run_final=run_final,
+    )  # fmt: skip
+    assert searching._Search._finish(search, []) == "results"
+    *_, finals, failures = given[0]
+    assert [recipe.training.seed for recipe in finals] == [44]
+    assert failures == ["Seed 43 of the best settings failed: train/loss is nan"]

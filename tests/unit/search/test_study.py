@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from accel_kd.config import load_recipe
+from accel_kd.config.identity import identity
 from accel_kd.config.schema import RunConfig
 from accel_kd.errors import RunFailure, UserError
 from accel_kd.run_status import State, StatusWriter
@@ -182,6 +183,18 @@ def test_a_search_with_other_settings_is_refused(tmp_path: Path) -> None:
     opened(tmp_path)
     with pytest.raises(UserError, match="training.seed: 42 there, 43 here"):
         SharedStudy(recipe(), SearchDirectory(tmp_path), {"training": {"seed": 43}})
+
+
+def test_a_search_of_a_version_that_counted_more_settings_goes_on(tmp_path: Path) -> None:
+    """Its journal holds what made a run then, and that is compared with what makes one now."""
+    now = identity(recipe().model_dump(mode="json")) | {"search": {"seed": 0}}
+    then = {**now, "evaluation": {**now["evaluation"], "micro_batch_size": 128}}
+    then["training"] = {**now["training"], "micro_batch_size": 8}
+    then["teacher"] = {**now["teacher"], "accept_chance_accuracy": True}
+    SharedStudy(recipe(), SearchDirectory(tmp_path), then)
+    SharedStudy(recipe(), SearchDirectory(tmp_path), now)
+    with pytest.raises(UserError, match="search.seed: 0 there, 1 here"):
+        SharedStudy(recipe(), SearchDirectory(tmp_path), {**now, "search": {"seed": 1}})
 
 
 def test_a_line_that_a_process_was_killed_over_costs_nothing(tmp_path: Path) -> None:

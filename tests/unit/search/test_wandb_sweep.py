@@ -95,9 +95,25 @@ def test_runs_read_the_store_where_trials_would() -> None:
     assert not any(word.startswith("teacher.source") for word in command)
 
 
-@pytest.mark.parametrize("space", ["[0.5, 1]", "{low: 0, high: 1, step: 0.5}"])
-def test_values_that_ask_no_teacher_are_refused_since_all_runs_have_one_command(space: str, tmp_path: Path) -> None:
-    overrides = [f"search.space={{objective.alpha: {space}}}", "search.sampler=grid", "teacher.finetune=null"]
+_HIDDEN = "[{type: forward_kl}, {type: hidden_states, layers: {1: 2}}]"
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            "objective.alpha: [0.5, 1]",
+            "objective.alpha: 1 asks nothing of a teacher, and",
+        ),
+        ("objective.alpha: {low: 0, high: 1, step: 0.5}", "objective.alpha: 1.0 asks nothing of a teacher"),
+        (f"objective.terms: [null, {_HIDDEN}]", "objective.terms: .* asks its hidden states of a teacher"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_values_that_ask_other_things_of_a_teacher_are_refused_since_all_runs_have_one_command(
+    space: str, said: str, sampler: str, tmp_path: Path
+) -> None:
+    overrides = [f"search.space={{{space}}}", f"search.sampler={sampler}", "teacher.finetune=null"]
     config = load_recipe("demo", overrides)
-    with pytest.raises(UserError, match=r"search.space.objective.alpha: with 1.* no teacher is asked"):
+    with pytest.raises(UserError, match=f"search.space.{said}"):
         write_sweep(config, "demo", overrides, str(tmp_path / "sweep.yaml"))

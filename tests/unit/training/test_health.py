@@ -62,7 +62,7 @@ def test_under_fp16_an_overflow_counts_only_when_the_loss_scale_can_sink_no_furt
     ],
 )
 def test_a_lack_of_memory_names_the_settings(error: Exception) -> None:
-    with pytest.raises(RunFailure) as failure, explained_lack_of_memory(48, 128):
+    with pytest.raises(RunFailure) as failure, explained_lack_of_memory(48, 128, "training"):
         raise error
     message = str(failure.value)
     assert str(error).splitlines()[0].rstrip(". ") in message and "\n" not in message
@@ -70,10 +70,12 @@ def test_a_lack_of_memory_names_the_settings(error: Exception) -> None:
 
 
 def test_other_errors_pass_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="^other$"), explained_lack_of_memory(48, 128):
+    with pytest.raises(RuntimeError, match="^other$"), explained_lack_of_memory(48, 128, "training"):
         raise RuntimeError("other")
 
 
 def test_a_real_allocator_is_understood() -> None:
-    with pytest.raises(RunFailure, match="out of memory on the device: .*allocate"), explained_lack_of_memory(1, 1):
+    explained = explained_lack_of_memory(1, 1, "teacher.finetune")
+    said = "out of memory on the device: .*allocate.*teacher.finetune.micro_batch_size=1 halves"
+    with pytest.raises(RunFailure, match=said), explained:
         torch.empty(2**60, dtype=torch.uint8)
