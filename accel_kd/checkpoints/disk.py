@@ -102,9 +102,9 @@ def _free(path: Path) -> int:
 
 
 def _full(path: Path, num_bytes: int, free: int) -> RunFailure:
-    needs = f" needs {num_bytes:,} bytes, and" if num_bytes else ":"
+    room = f" needs {num_bytes:,} bytes, and there are {free:,} left" if num_bytes else f" has {free:,} bytes left"
     return RunFailure(
-        f"the disk is full: {path}{needs} there are {free:,} bytes left for it (a quota may leave "
+        f"the disk is full: {path}{room} for it (a quota may leave "
         "less); the checkpoints before it are as they were: free some space and give the same command again"
     )
 
