@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from accel_kd.assembly.data import HeldOut
 from accel_kd.assembly.models import teacher_dtype
 from accel_kd.assembly.session import Session
 from accel_kd.config.schema import RunConfig, TrainingConfig
+from accel_kd.data.examples import digest_of_ids
 from accel_kd.data.loaders import TrainingLoader
 from accel_kd.model_training import ModelRun, OptimizerSettings
 from accel_kd.models.projected_student import ProjectedStudent
@@ -148,7 +148,6 @@ def _checkpoints(
     made_from: Mapping[str, str],
 ) -> CheckpointSettings:
     config = session.config
-    ids = hashlib.blake2b("\n".join(sorted(loader.split.ids)).encode(), digest_size=16)
     return CheckpointSettings(
         root=directory.checkpoints,
         keep_last=config.checkpoint.keep_last,
@@ -156,7 +155,7 @@ def _checkpoints(
         exports_best=config.evaluation.keep == "best",
         background=config.checkpoint.background,
         seed=training.seed,
-        train_examples=ids.hexdigest(),
+        train_examples=digest_of_ids(loader.split.ids),
         made_from=made_from,
         must_resume=config.run.resume == "must",
         tracker_run_id=directory.wandb_run_id,

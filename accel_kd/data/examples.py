@@ -107,6 +107,11 @@ def content_ids(rows: Sequence[Sequence[Any]]) -> list[str]:
     return ids
 
 
+def digest_of_ids(ids: Sequence[str]) -> str:
+    """The same whatever their order."""
+    return hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest()
+
+
 def content_order(ids: Sequence[str], salt: str) -> NDArray[np.int64]:
     """Row numbers `[n]` in an order that depends on content and `salt` alone; equal rows stay together."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from accel_kd.data.examples import Examples, RawSplit
+from accel_kd.data.examples import Examples, RawSplit, digest_of_ids
 from accel_kd.errors import UserError
 from accel_kd.signals import IGNORED_LABEL
 
@@ -32,10 +32,7 @@ class LabelledSplits:
     @cached_property
     def digests(self) -> dict[str, str]:
         """Of each split's examples, whatever their order: another row, or another label, gives another one."""
-        return {
-            name: hashlib.blake2b("\n".join(sorted(examples.ids)).encode(), digest_size=16).hexdigest()
-            for name, examples in sorted(self.splits.items())
-        }
+        return {name: digest_of_ids(examples.ids) for name, examples in sorted(self.splits.items())}
 
     @property
     def order_digest(self) -> str:

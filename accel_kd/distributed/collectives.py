@@ -32,10 +32,10 @@ def true_on_every_rank(accelerator: Accelerator, here: bool) -> bool:
     return here if accelerator.num_processes == 1 else all(gather_object([here]))
 
 
-def refuse_other_data_on_other_ranks(accelerator: Accelerator, digest: str) -> None:
+def refuse_other_data_on_other_ranks(digest: str) -> None:
     """Raises `UserError` on all ranks where one has read other data than rank 0; `digest` is of this one's, and of the
     order of its rows."""
-    digests = [digest] if accelerator.num_processes == 1 else gather_object([digest])
+    digests = gather_object([digest])
     others = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if others:
         raise UserError(

@@ -217,16 +217,17 @@ class _Search:
         if best is not None:
             finals = final_recipes(self._config, self._directory, best.number, best.settings)
             failed: dict[int, str] = {}
-            for recipe in [*finals, *finals]:  # again, for one that failed for a process which has gone on since
-                if recipe.training.seed not in failed and (reason := self._run_final(recipe)):
-                    failed[recipe.training.seed] = reason
-            tried = [recipe for recipe in finals if recipe.training.seed not in failed]
-            finals = on_main_rank(self._accelerator, lambda: [r for r in tried if run_directory(r).is_finished])
-            if left := len(tried) - len(finals):
+            left = finals
+            for _ in range(2):  # again, for one that failed for a process which has gone on since
+                failed |= {r.training.seed: reason for r in left if (reason := self._run_final(r))}
+                left = on_main_rank(self._accelerator, lambda: [r for r in finals if not run_directory(r).is_finished])
+                left = [recipe for recipe in left if recipe.training.seed not in failed]
+            if left:
                 return (
-                    f"The best settings are still trained by {left} other processes, the last of which ends the "
+                    f"The best settings are still trained by {len(left)} other processes, the last of which ends the "
                     f"search in {self._directory.path}"
                 )
+            finals = [recipe for recipe in finals if recipe.training.seed not in failed]
             failures = [f"Seed {seed} of the best settings failed: {reason}" for seed, reason in failed.items()]
         return on_main_rank(
             self._accelerator,
